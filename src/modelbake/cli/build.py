@@ -1,0 +1,55 @@
+"""modelbake build: bundles into the models folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modelbake.bundle import Catalog
+from modelbake.cli.options import load_settings, locked_option, models_dir_option, speaking, weights_option
+from modelbake.output import out, table
+
+
+@click.command("build")
+@click.argument("bundles", nargs=-1)
+@click.option(
+    "--sources",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Take the source files from this folder, which `modelbake fetch --to` filled, and use no network.",
+)
+@models_dir_option
+@weights_option
+@locked_option
+@speaking
+def command(
+    bundles: tuple[str, ...], sources: Path | None, models_dir: Path | None, weights: str | None, locked: bool
+) -> None:
+    """Fetch, export and verify BUNDLES (default: all) and put them into the models folder."""
+    from modelbake.pipeline import Pipeline
+
+    settings = load_settings(models_dir, weights)
+    pipeline = Pipeline(settings, locked)
+    entries = [
+        pipeline.build(bundle, sources / bundle.name if sources else None)
+        for bundle in Catalog(settings.bundles_dir).select(bundles)
+    ]
+    results, rows = [], []
+    for entry in entries:
+        size = sum(ref.size for ref in entry.files)
+        worst = max(artifact.parity.max_abs_diff for artifact in entry.artifacts)
+        gate = max(artifact.parity.gate for artifact in entry.artifacts)
+        results.append(
+            {
+                "bundle": entry.name,
+                "version": entry.version,
+                "weights": entry.weights,
+                "size": size,
+                "digest": entry.digest,
+                "max_abs_diff": worst,
+                "gate": gate,
+            }
+        )
+        parity = f"{worst:g} (gate {gate:g})"
+        rows.append([entry.name, entry.version, entry.weights, f"{size / 1e6:.1f} MB", parity, entry.digest[:12]])
+    out.result(results, table(["bundle", "version", "weights", "size", "parity", "digest"], rows))

@@ -1,0 +1,78 @@
+"""Digests of files and folders, and putting a file into place whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modelbake.errors import MachineError
+from modelbake.manifest import FileRef
+
+CHUNK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def file_ref(root: Path, path: str) -> FileRef:
+    """The reference to the file `path` below `root`."""
+    return FileRef(path, sha256_of(root / path), (root / path).stat().st_size)
+
+
+def file_refs(root: Path) -> tuple[FileRef, ...]:
+    """References to all files below `root`, sorted by path."""
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return tuple(file_ref(root, path) for path in paths)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """`target`, which must not exist, with the bytes of `source`: a hard link where the file system can, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """`target` with a copy of the bytes of `source`, by one rename.
+
+    A copy and no link: people put files of their own over those in models/, and must not write through into a cache.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    os.close(descriptor)
+    try:
+        shutil.copyfile(source, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns a full or unwritable disk under `folder` into a MachineError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(f"The disk that holds {folder} is full. Make room, then run this again.") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise MachineError(
+                f"{error.filename or folder} cannot be written ({error.strerror}). Choose another folder."
+            ) from error
+        raise

@@ -1,0 +1,69 @@
+"""Goldens: inputs and the reference framework's outputs in one .npz per bundle, written so that same arrays give same bytes.
+
+Keys are `<role>/<case>/<part>/<name>`: part `input` and `output` hold the graph's tensors, `raw` what a user hands in (`text`: a
+unicode array; `image.<i>`: uint8 [height, width, 3]), from which the runtime must make the very inputs. No array is pickled.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelbake.errors import IntegrityError
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a graph: its inputs, the reference's outputs, and what the inputs were made from where that is kept."""
+
+    role: str
+    name: str
+    inputs: Arrays
+    outputs: Arrays
+    raw: Arrays = field(default_factory=dict)
+
+
+def write(path: Path, cases: list[Case]) -> None:
+    """Write the cases to `path` (.npz, stored uncompressed, constant time stamps)."""
+    members: dict[str, NDArray[np.generic]] = {}
+    for case in cases:
+        for part, arrays in (("input", case.inputs), ("output", case.outputs), ("raw", case.raw)):
+            for name, array in arrays.items():
+                members[f"{case.role}/{case.name}/{part}/{name}"] = array
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for key in sorted(members):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(members[key]), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+
+
+def read(path: Path) -> Iterator[Case]:
+    """The cases of `path`, sorted by role and name; IntegrityError where the file is no such archive."""
+    parts: dict[tuple[str, str], dict[str, Arrays]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive.files:
+                role, case, part, name = key.split("/")
+                parts.setdefault((role, case), {"input": {}, "output": {}, "raw": {}})[part][name] = archive[key]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise IntegrityError(f"{path}: these goldens cannot be read ({error}); build the bundle again.") from error
+    for (role, case), found in sorted(parts.items()):
+        yield Case(role, case, found["input"], found["output"], found["raw"])
+
+
+def as_float32(arrays: Mapping[str, NDArray[np.generic]]) -> Arrays:
+    """The arrays with every float64 rounded to float32.
+
+    Reference outputs are computed in double precision and rounded once: that is nearer to the truth than any float32 run, and the
+    same on every processor.
+    """
+    return {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in arrays.items()}

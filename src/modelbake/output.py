@@ -1,0 +1,98 @@
+"""All that is printed: messages and progress to standard error, results to standard output, as words or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """A progress bar, or something that takes its calls and shows nothing."""
+
+    def update(self, n: int, /) -> object: ...
+
+    def close(self) -> object: ...
+
+
+class _NoProgress:
+    def update(self, n: int, /) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Output:
+    """How this process speaks; one instance, `out`, set up by the command line."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def info(self, message: str) -> None:
+        """A line on what happens."""
+        if not self.quiet:
+            self._error_line(message)
+
+    def detail(self, message: str) -> None:
+        """A line that only --verbose shows."""
+        if self.verbose:
+            self._error_line(message)
+
+    def warn(self, message: str) -> None:
+        """A line that even --quiet shows."""
+        self._error_line(f"WARNING: {message}")
+
+    def error(self, message: str, exit_code: int) -> None:
+        """The one message of a failure; with --json an object on standard output as well."""
+        self._error_line(f"error: {message}")
+        if self.json:
+            self._result_line(json.dumps({"error": message, "exit_code": exit_code}))
+
+    def result(self, data: Any, lines: Iterable[str]) -> None:
+        """The command's result: `data` with --json, else the lines."""
+        if self.json:
+            self._result_line(json.dumps(data, ensure_ascii=False))
+        else:
+            for line in lines:
+                self._result_line(line)
+
+    def progress(self, total: int | None, label: str, unit: str = "B") -> Progress:
+        """A tqdm bar on a terminal; elsewhere, and with --quiet, nothing."""
+        if self.quiet or not sys.stderr.isatty():
+            return _NoProgress()
+        from tqdm import tqdm
+
+        bar: Progress = tqdm(
+            total=total, desc=label, unit=unit, unit_scale=unit == "B", unit_divisor=1024, leave=False, file=sys.stderr
+        )
+        return bar
+
+    def _error_line(self, text: str) -> None:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _result_line(self, text: str) -> None:
+        print(text, flush=True)
+
+
+out = Output()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines of left-aligned columns under their header."""
+    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
+    lines = [
+        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines

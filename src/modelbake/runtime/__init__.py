@@ -1,0 +1,1 @@
+"""What a service imports: encoders that load by manifest, with numpy, onnxruntime, tokenizers and pillow alone."""

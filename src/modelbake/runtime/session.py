@@ -1,0 +1,43 @@
+"""One ONNX graph in ONNX Runtime: loaded from the models folder, run on the processor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelbake.errors import IntegrityError, MachineError
+
+
+class Session:
+    """The graph at `path`; `threads` bounds the threads of one operator (all cores by default). Safe for several threads."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        # Read by onnxruntime at import; without it, it writes a device id into the home folder (1.29 and later).
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime
+
+        if not path.is_file():
+            raise MachineError(f"{path} does not exist although the manifest lists it; build or copy the bundle again.")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # onnxruntime's exceptions share no base class of their own.
+            raise IntegrityError(
+                f"{path}: ONNX Runtime cannot load this graph ({error}); build or copy the bundle again."
+            ) from error
+        self.input_names = tuple(value.name for value in self._session.get_inputs())
+        self.output_names = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """All outputs by name, for one array per input."""
+        values: Sequence[NDArray[np.generic]] = self._session.run(None, dict(inputs))
+        return dict(zip(self.output_names, values, strict=True))

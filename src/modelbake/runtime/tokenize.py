@@ -1,0 +1,53 @@
+"""Texts to a text encoder's inputs, with the tokenizer that the manifest names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelbake.errors import IntegrityError
+from modelbake.manifest import Tokenizer
+
+# Texts to int64 arrays [len(texts), sequence] by input name.
+Tokenize = Callable[[Sequence[str]], dict[str, NDArray[np.int64]]]
+
+
+def load_tokenizer(spec: Tokenizer, models_dir: Path) -> Tokenize:
+    """The function that tokenizes as the model's reference does; batches are padded to their longest text."""
+    path = models_dir / spec.path
+    return _clip(path, spec.max_tokens) if spec.format == "clip-merges" else _tokenizer_json(path)
+
+
+def _clip(path: Path, max_tokens: int) -> Tokenize:
+    from modelbake.runtime.clip_tokenizer import ClipTokenizer, eot_positions
+
+    tokenizer = ClipTokenizer(path, max_tokens)
+
+    def tokenize(texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        ids = tokenizer(texts)
+        # Attention is causal and the embedding is read at the end of text, so nothing behind the last one has any effect.
+        return {"input_ids": ids[:, : int(eot_positions(ids).max()) + 1]}
+
+    return tokenize
+
+
+def _tokenizer_json(path: Path) -> Tokenize:
+    from tokenizers import Tokenizer as FastTokenizer
+
+    try:
+        tokenizer = FastTokenizer.from_file(str(path))
+    except Exception as error:
+        # tokenizers raises bare Exception for a missing and for a damaged file.
+        raise IntegrityError(f"{path} is no tokenizer.json ({error}); build or copy the bundle again.") from error
+
+    def tokenize(texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        encodings = tokenizer.encode_batch(list(texts))
+        return {
+            "input_ids": np.array([encoding.ids for encoding in encodings], dtype=np.int64),
+            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64),
+        }
+
+    return tokenize

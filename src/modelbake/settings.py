@@ -1,0 +1,75 @@
+"""The settings: the only place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from modelbake.errors import UsageError
+
+WeightsPolicy = Literal["auto", "pretrained", "sample"]
+WEIGHTS_POLICIES = ("auto", "pretrained", "sample")
+
+PUBLIC_HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the surroundings ask for; every field has its environment variable in `from_environment`."""
+
+    root: Path
+    models_dir: Path
+    cache_dir: Path
+    weights: WeightsPolicy
+    hub_endpoint: str
+    hub_token: str | None
+    hub_offline: bool
+    registry: str
+    tag: str
+    base_image: str
+
+    @property
+    def bundles_dir(self) -> Path:
+        return self.root / "bundles"
+
+
+def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
+    """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
+    HF_HUB_OFFLINE, REGISTRY, TAG and BASE_IMAGE; the root is else the nearest folder above `directory` that has bundles/."""
+    here = directory or Path.cwd()
+    root = Path(environ["MODELBAKE_ROOT"]) if environ.get("MODELBAKE_ROOT") else _find_root(here)
+    cache_home = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache")
+    return Settings(
+        root=root,
+        models_dir=Path(environ.get("MODELBAKE_MODELS") or root / "models"),
+        cache_dir=Path(environ.get("MODELBAKE_CACHE") or cache_home / "modelbake"),
+        weights=weights_policy(environ.get("WEIGHTS") or "auto"),
+        hub_endpoint=(environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/"),
+        hub_token=environ.get("HF_TOKEN") or _read_token(environ.get("HF_TOKEN_PATH")),
+        hub_offline=environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
+        registry=environ.get("REGISTRY", ""),
+        tag=environ.get("TAG") or "dev",
+        base_image=environ.get("BASE_IMAGE") or "python:3.11-slim",
+    )
+
+
+def weights_policy(text: str) -> WeightsPolicy:
+    """`text` as a policy; UsageError where it is none."""
+    if text not in WEIGHTS_POLICIES:
+        raise UsageError(
+            f"WEIGHTS={text!r} is not known; set it to one of {', '.join(WEIGHTS_POLICIES)}, or leave it out."
+        )
+    return cast(WeightsPolicy, text)
+
+
+def _find_root(here: Path) -> Path:
+    return next((folder for folder in (here, *here.parents) if (folder / "bundles").is_dir()), here)
+
+
+def _read_token(path: str | None) -> str | None:
+    if not path or not Path(path).is_file():
+        return None
+    return Path(path).read_text(encoding="utf-8").strip() or None

@@ -1,0 +1,1 @@
+"""Where pinned bytes can be had: one module per kind of source, each with two verbs, inventory() and open()."""

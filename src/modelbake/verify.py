@@ -1,0 +1,37 @@
+"""Verifying a models folder: every file hashed again, every golden replayed. Needs the runtime's packages alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelbake import manifest, parity
+from modelbake.errors import IntegrityError
+from modelbake.files import sha256_of
+from modelbake.manifest import BundleEntry, Parity
+
+
+def verify(models_dir: Path, names: tuple[str, ...] = ()) -> dict[str, dict[str, Parity]]:
+    """Hash every file of the bundles again and replay their goldens; the figures by bundle and artifact path.
+
+    IntegrityError where a file is not the one in the manifest, ParityError where an artifact misses its gate.
+    """
+    found = manifest.read(models_dir)
+    entries = [found.bundle(name) for name in names] or list(found.bundles)
+    return {entry.name: _verify_entry(models_dir, entry) for entry in entries}
+
+
+def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Parity]:
+    for ref in entry.files:
+        path = models_dir / ref.path
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing although the manifest lists it; build or copy {entry.name} again.")
+        if path.stat().st_size != ref.size or sha256_of(path) != ref.sha256:
+            raise IntegrityError(
+                f"{path} is not the file that the manifest lists (sha256 {ref.sha256}); build or copy {entry.name} again."
+            )
+    if manifest.bundle_digest(entry.files) != entry.digest:
+        raise IntegrityError(
+            f"The manifest's digest of {entry.name} is not that of its files; the manifest was changed. Build it again."
+        )
+    golden = models_dir / entry.goldens.path
+    return {a.path: parity.replay(models_dir, a, golden, a.parity.gate) for a in entry.artifacts}
