@@ -28,15 +28,11 @@ die() {
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/debian.sh
+source "$here/debian.sh"
 work=
 clean_up() { [[ -z $work ]] || rm -rf "$work"; }
 trap clean_up EXIT
-
-release_field() {
-    local file=${MODELBAKE_OS_RELEASE:-/etc/os-release}
-    [[ -r $file ]] || return 0
-    sed -n "s/^$1=//p" "$file" | tr -d "\"'"
-}
 
 report() {
     local image=$1 facts
@@ -50,6 +46,7 @@ report() {
 # Nothing is printed by a pull before the registry's first answer, so only that silence is bounded: a slow download goes on.
 pull() {
     local image=$1 limit=$2 output=$work/pull pid waited=0
+    say "pulling $image"
     docker pull "$image" >"$output" 2>&1 &
     pid=$!
     while kill -0 "$pid" 2>/dev/null && [[ ! -s $output ]]; do
@@ -87,17 +84,6 @@ debian_python() {
     apt-cache policy python3 | sed -nE 's/^ *Candidate: ([0-9]+\.[0-9]+).*/\1/p'
 }
 
-install_mmdebstrap() {
-    local install=(apt-get -qq -y --no-install-recommends install mmdebstrap)
-    command -v mmdebstrap >/dev/null && return 0
-    export DEBIAN_FRONTEND=noninteractive
-    say "installing mmdebstrap"
-    "${install[@]}" >"$work/apt.log" 2>&1 || { apt-get -q update && "${install[@]}"; } >>"$work/apt.log" 2>&1 || {
-        tail -n 20 "$work/apt.log" >&2
-        die 7 "apt-get could not install mmdebstrap: put right what it names and run this again"
-    }
-}
-
 make_stand_in() {
     local image=$1 advice="give this machine access to the image's registry, or load the image (docker load), and run this again" codename wanted have
     [[ $(release_field ID) == debian && $(id -u) == 0 ]] ||
@@ -105,13 +91,15 @@ make_stand_in() {
     codename=$(release_field VERSION_CODENAME)
     wanted=$(wanted_python "$image" "$codename") ||
         die 7 "Debian $codename's packages cannot stand in for $image (only for python:X.Y, -slim): $advice"
-    install_mmdebstrap
+    command -v mmdebstrap >/dev/null || apt_install "$work/apt.log" mmdebstrap
+    mkdir "$work/sources" "$work/root"
+    derive_sources "$codename" "$work/sources"
     have=$(debian_python)
     [[ -n $have ]] || { apt-get -q update >"$work/apt.log" 2>&1 || true; have=$(debian_python); }
     [[ $have == "$wanted" ]] ||
         die 7 "$image asks for Python $wanted and Debian $codename has ${have:-none}: $advice"
     say "making $image of Debian $codename's packages"
-    # $1 in the hooks is the new root; the directory of links is what the official image has in /usr/local/bin.
+    # $1 in the hooks is the new root. The official image has its interpreter in /usr/local/bin, as python3 and python.
     # shellcheck disable=SC2016
     mmdebstrap --mode=root --variant=apt --include="$PACKAGES" --aptopt='APT::Install-Recommends "false"' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -120,18 +108,24 @@ make_stand_in() {
         --customize-hook='ln -s ../../bin/python3 "$1/usr/local/bin/python3"; ln -s python3 "$1/usr/local/bin/python"' \
         --customize-hook='find "$1/usr" -name __pycache__ -type d -prune -exec rm -rf {} +' \
         --customize-hook='rm -f "$1/etc/hostname" "$1/etc/resolv.conf" "$1/var/log/apt/"* "$1/var/log/"*.log "$1/var/cache/ldconfig/aux-cache"' \
-        "$codename" "$work/root.tar" >"$work/mmdebstrap.log" 2>&1 || {
+        "$codename" "$work/root/root.tar" "$work/sources"/* >"$work/mmdebstrap.log" 2>&1 || {
         tail -n 20 "$work/mmdebstrap.log" >&2
         die 7 "mmdebstrap failed, above is the end of its log: put right what it names and run this again"
     }
-    docker import --message "Debian $codename packages: $PACKAGES" \
-        --change 'ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin' --change 'ENV LANG=C.UTF-8' \
-        --change "LABEL $LABEL" --change 'CMD ["python3"]' "$work/root.tar" "$image" >/dev/null ||
-        die 7 "the engine did not take the image: docker's message is above"
+    # BuildKit, not docker import: that writes the time of day into the image, and the same packages should give the same digest.
+    cat >"$work/root/Dockerfile" <<TEXT
+FROM scratch
+ADD root.tar /
+ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8
+LABEL $LABEL
+CMD ["python3"]
+TEXT
+    docker buildx build -q --provenance=false --build-arg SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" -t "$image" "$work/root" >/dev/null ||
+        die 7 "the engine did not take the image: its message is above"
 }
 
 main() {
-    local image=${1:-python:3.11-slim} limit=${MODELBAKE_PULL_WAIT:-45}
+    local image=${1:-python:3.11-slim} limit=${MODELBAKE_PULL_WAIT:-45} settings
     case $image in
     -h | --help)
         usage
@@ -141,9 +135,8 @@ main() {
     esac
     [[ $# -le 1 ]] || { usage >&2; exit 2; }
     [[ $limit =~ ^[0-9]+$ ]] || die 2 "MODELBAKE_PULL_WAIT must be a number of seconds, not '$limit'"
-    eval "$("$here/engine.sh" env)"
-    command -v docker >/dev/null || die 7 "no Docker engine answers: scripts/engine.sh start"
-    docker version >/dev/null 2>&1 || die 7 "no Docker engine answers: scripts/engine.sh start"
+    settings=$("$here/engine.sh" env) || exit $?
+    eval "$settings"
     if ! docker image inspect "$image" >/dev/null 2>&1; then
         work=$(mktemp -d)
         export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}

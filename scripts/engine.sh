@@ -34,6 +34,9 @@ die() {
     exit "$code"
 }
 
+# shellcheck source=scripts/debian.sh
+source "$(dirname "${BASH_SOURCE[0]}")/debian.sh"
+
 state_dir=${MODELBAKE_ENGINE_DIR:-/var/lib/modelbake-engine}
 [[ $state_dir == /* ]] || state_dir=$PWD/$state_dir
 prefix=$state_dir/prefix          # the unpacked packages; appears by one rename, so its presence means it is whole
@@ -45,6 +48,9 @@ socket=$state_dir/docker.sock
 pidfile=$state_dir/dockerd.pid
 log=$state_dir/dockerd.log
 readonly state_dir prefix plugins_prefix config_dir shim_dir exec_root socket pidfile log
+
+# Administrators' programs (iptables, modprobe) are not in everybody's PATH.
+PATH=$PATH:/usr/sbin:/sbin
 
 # ---- what there is ---------------------------------------------------------------------------------------------------
 
@@ -93,12 +99,6 @@ own_alive() { alive "$pidfile" "--pidfile $pidfile"; }
 readonly INSTALL_ADVICE="install Docker Engine 25 or newer with its buildx plugin (https://docs.docker.com/engine/install/; \
 Docker Desktop or colima do on macOS), start it, and run this again"
 
-release_field() {
-    local file=${MODELBAKE_OS_RELEASE:-/etc/os-release}
-    [[ -r $file ]] || return 0
-    sed -n "s/^$1=//p" "$file" | tr -d "\"'"
-}
-
 require_debian_root() {
     local wanted=$1 version
     [[ $(release_field ID) == debian ]] ||
@@ -107,64 +107,10 @@ require_debian_root() {
     [[ -z $version || $version -ge 12 ]] ||
         die 7 "$wanted, and this is Debian $version; from 12 on this script can set that up: $INSTALL_ADVICE"
     [[ $(id -u) == 0 ]] ||
-        die 7 "$wanted: run this as root (sudo scripts/engine.sh install), or $INSTALL_ADVICE"
+        die 7 "$wanted: run this as root (with sudo), or $INSTALL_ADVICE"
 }
 
 # ---- install ---------------------------------------------------------------------------------------------------------
-
-# Writes into $2 a copy of the machine's Debian sources (files under apt's source list and parts) that names suite $1.
-# Only entries for the machine's own release with component main are taken: other vendors' archives have no such suite.
-derive_sources() {
-    local suite=$1 parts=$2 own list_file="" list_parts="" file n=0
-    own=$(release_field VERSION_CODENAME)
-    eval "$(apt-config shell list_file Dir::Etc::sourcelist/f list_parts Dir::Etc::sourceparts/d)"
-    for file in "$list_file" "${list_parts%/}"/*.list "${list_parts%/}"/*.sources; do
-        [[ -f $file ]] || continue
-        n=$((n + 1))
-        case $file in
-        *.sources) awk -v own="$own" -v suite="$suite" "$AWK_COMMON$AWK_DEB822" "$file" >"$parts/$n.sources" ;;
-        *) awk -v own="$own" -v suite="$suite" "$AWK_COMMON$AWK_ONE_LINE" "$file" >"$parts/$n.list" ;;
-        esac
-    done
-    grep -qs . "$parts"/* ||
-        die 7 "no apt source for Debian $own with component main was found: add one to /etc/apt/sources.list.d and run this again"
-}
-# shellcheck disable=SC2016  # the dollar signs are awk's
-readonly AWK_COMMON='
-function ours(word) { return word == own || word == "stable" || word == "oldstable" || word == "testing" || word == "sid" || word == "unstable" }
-function renamed(word) { return suite == own ? word : suite }
-'
-# shellcheck disable=SC2016
-readonly AWK_DEB822='
-BEGIN { RS = ""; FS = "\n" }
-{
-    kept = ""; key = ""; found = ""; deb = 0; main = 0; enabled = 1
-    for (i = 1; i <= NF; i++) {
-        if ($i ~ /^#/) continue
-        if ($i !~ /^[ \t]/) { key = tolower($i); sub(/:.*/, "", key) }
-        value = $i; sub(/^[^ \t:]*:/, "", value)
-        count = split(value, words, /[ \t]+/)
-        for (w = 1; w <= count; w++) {
-            if (key == "types" && words[w] == "deb") deb = 1
-            if (key == "components" && words[w] == "main") main = 1
-            if (key == "enabled" && tolower(words[w]) ~ /^(no|false|0|off|without|disable)$/) enabled = 0
-            if (key == "suites" && found == "" && ours(words[w])) found = renamed(words[w])
-        }
-        if (key != "types" && key != "suites" && key != "components") kept = kept $i "\n"
-    }
-    if (deb && main && enabled && found != "") printf "Types: deb\nSuites: %s\nComponents: main\n%s\n", found, kept
-}'
-# shellcheck disable=SC2016
-readonly AWK_ONE_LINE='
-{
-    sub(/#.*/, "")
-    if (!match($0, /^[ \t]*deb[ \t]+(\[[^]]*\][ \t]+)?/)) next
-    head = substr($0, 1, RLENGTH)
-    count = split(substr($0, RLENGTH + 1), words, /[ \t]+/)
-    main = 0
-    for (w = 3; w <= count; w++) if (words[w] == "main") main = 1
-    if (main && ours(words[2])) print head words[1] " " renamed(words[2]) " main"
-}'
 
 # Unpacks packages into a folder that appears by one rename. The machine's apt configuration and package state stay as they are.
 unpack_packages() {
@@ -202,15 +148,7 @@ install_own_packages() {
     local missing=()
     command -v runc >/dev/null || missing+=(runc)
     command -v iptables >/dev/null || missing+=(iptables)
-    [[ ${#missing[@]} -gt 0 ]] || return 0
-    say "installing ${missing[*]}"
-    local install=(apt-get -qq -y --no-install-recommends install "${missing[@]}")
-    export DEBIAN_FRONTEND=noninteractive
-    "${install[@]}" >"$state_dir/apt.log" 2>&1 ||
-        { apt-get -q update && "${install[@]}"; } >>"$state_dir/apt.log" 2>&1 || {
-        tail -n 20 "$state_dir/apt.log" >&2
-        die 7 "apt-get could not install ${missing[*]}: see $state_dir/apt.log, then run this again"
-    }
+    [[ ${#missing[@]} -eq 0 ]] || apt_install "$state_dir/apt.log" "${missing[@]}"
 }
 
 # A DOCKER_CONFIG that has our plugins, and the user's logins, contexts and other plugins by links.
@@ -237,16 +175,18 @@ take_lock() {
 installed() { [[ -x $prefix/usr/sbin/dockerd ]] && command -v runc >/dev/null && command -v iptables >/dev/null; }
 
 cmd_install() {
-    local version
+    local version plugins
     if version=$(reachable_version) && has_buildx; then
         say "Docker $version with buildx answers already: nothing to do"
     elif [[ -n ${version:-} && -z $(own_version || true) ]]; then
-        if [[ ! -d $plugins_prefix ]]; then
+        plugins=$prefix
+        [[ -d $plugins ]] || plugins=$plugins_prefix
+        if [[ ! -d $plugins ]]; then
             require_debian_root "Docker $version answers but its client has no buildx plugin"
             take_lock
-            unpack_packages "$plugins_prefix" "${PLUGIN_PACKAGES[@]}"
+            unpack_packages "$plugins" "${PLUGIN_PACKAGES[@]}"
         fi
-        link_config "$plugins_prefix"
+        link_config "$plugins"
         say "Docker $version answers, its client's plugins are in place: eval \"\$(scripts/engine.sh env)\""
     elif installed; then
         link_config "$prefix"
@@ -276,7 +216,7 @@ choose_iptables() {
     rm -rf "$shim_dir"
     mkdir -p "$shim_dir"
     iptables -t nat -n -L >/dev/null 2>&1 && return 0
-    command -v iptables-legacy >/dev/null && iptables-legacy -t nat -n -L >/dev/null 2>&1 ||
+    iptables-legacy -t nat -n -L >/dev/null 2>&1 ||
         die 7 "this kernel gives no NAT table to iptables ($(iptables -t nat -n -L 2>&1 | head -n 1)): a container engine needs one"
     for name in iptables ip6tables iptables-save iptables-restore; do
         ln -sfn "$(command -v "${name/tables/tables-legacy}")" "$shim_dir/$name"
@@ -290,7 +230,7 @@ clear_stale() {
 }
 
 cmd_start() {
-    local version waited=0 limit=${MODELBAKE_ENGINE_WAIT:-60}
+    local version why waited=0 limit=${MODELBAKE_ENGINE_WAIT:-60}
     [[ $limit =~ ^[0-9]+$ ]] || die 2 "MODELBAKE_ENGINE_WAIT must be a number of seconds, not '$limit'"
     if version=$(own_version); then
         say "the engine is running already (Docker $version at unix://$socket)"
@@ -313,16 +253,19 @@ cmd_start() {
         printf '{"features": {"containerd-snapshotter": true}}\n' >"$state_dir/daemon.json.new"
         mv "$state_dir/daemon.json.new" "$state_dir/daemon.json"
     }
-    PATH=$shim_dir:$prefix/usr/bin:$prefix/usr/sbin:$PATH:/usr/sbin:/sbin setsid dockerd \
+    PATH=$shim_dir:$prefix/usr/bin:$prefix/usr/sbin:$PATH setsid dockerd \
         --config-file "$state_dir/daemon.json" --data-root "$state_dir/data" --exec-root "$exec_root" \
         --pidfile "$pidfile" --host "unix://$socket" </dev/null >"$log" 2>&1 9>&- &
     local pid=$!
     until version=$(own_version); do
-        if ! kill -0 "$pid" 2>/dev/null || ((waited >= limit * 2)); then
-            tail -n 20 "$log" >&2
+        why=
+        ((waited < limit * 2)) || why="did not answer within $limit s"
+        kill -0 "$pid" 2>/dev/null || why="ended before it answered"
+        [[ -z $why ]] || {
             kill "$pid" 2>/dev/null || true
-            die 7 "the engine did not answer within $limit s; above is the end of $log: put right what it names, then run this again"
-        fi
+            tail -n 20 "$log" >&2
+            die 7 "the engine $why; above is the end of $log: put right what it names, then run this again"
+        }
         sleep 0.5
         waited=$((waited + 1))
     done
@@ -382,7 +325,7 @@ quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 # The unpacked client goes first in PATH: it is the engine's own release, so what a build does is the same on every machine.
 print_client() {
     [[ ! -x $prefix/usr/bin/docker || $PATH == "$prefix/usr/bin:"* ]] ||
-        printf 'export PATH=%s:"$PATH"\n' "$(quoted "$prefix/usr/bin")"
+        printf 'export PATH=%s:"%s"\n' "$(quoted "$prefix/usr/bin")" "\$PATH"
     printf 'export DOCKER_CONFIG=%s\n' "$(quoted "$config_dir")"
 }
 

@@ -29,7 +29,7 @@ class Settings:
     hub_offline: bool
     registry: str
     tag: str
-    base_image: str
+    ca_bundle: Path | None
 
     @property
     def bundles_dir(self) -> Path:
@@ -38,7 +38,8 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, REGISTRY, TAG and BASE_IMAGE; the root is else the nearest folder above `directory` that has bundles/."""
+    HF_HUB_OFFLINE, REGISTRY, TAG, and
+    SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT; the root is else the nearest folder above `directory` that has bundles/."""
     here = directory or Path.cwd()
     root = Path(environ["MODELBAKE_ROOT"]) if environ.get("MODELBAKE_ROOT") else _find_root(here)
     cache_home = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache")
@@ -52,7 +53,7 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         hub_offline=environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
         registry=environ.get("REGISTRY", ""),
         tag=environ.get("TAG") or "dev",
-        base_image=environ.get("BASE_IMAGE") or "python:3.11-slim",
+        ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
     )
 
 
@@ -67,6 +68,11 @@ def weights_policy(text: str) -> WeightsPolicy:
 
 def _find_root(here: Path) -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "bundles").is_dir()), here)
+
+
+def _first_file(environ: Mapping[str, str], *names: str) -> Path | None:
+    paths = (Path(environ[name]) for name in names if environ.get(name))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read_token(path: str | None) -> str | None:

@@ -24,8 +24,8 @@ ImageSpec = ImagePreprocessing
 MAX_PIXELS = 89_478_485
 
 # Raster formats alone: Pillow would also hand EPS to Ghostscript. Those it loads at once come first, the others make
-# it import all its plugins.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "MPO")
+# it import all its plugins. JPEG stands for MPO too.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000")
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Modes that Pillow resizes as they are, columns first and then rows, with 8 bits between the passes.

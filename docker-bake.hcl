@@ -1,0 +1,125 @@
+# What is built, and nothing else. `docker buildx bake` builds the default group; `make bake` does so on any machine.
+
+variable "REGISTRY" { default = "" }
+variable "TAG" { default = "dev" }
+# pretrained: the real weights or an error; sample: random ones from a fixed seed. `make bake` chooses for each bundle.
+variable "WEIGHTS" { default = "pretrained" }
+variable "BASE_IMAGE" { default = "python:3.11-slim" }
+variable "HF_ENDPOINT" { default = "" }
+# Where CPU builds of torch are had; where it does not answer, pip's own configuration decides.
+variable "TORCH_INDEX" { default = "https://download.pytorch.org/whl/cpu" }
+variable "PLATFORMS" { default = "" }
+variable "SOURCE_DATE_EPOCH" { default = "0" }
+
+# The bundles: how many files each has, the manifest included (one image layer a file), and the folder of a local source.
+variable "BUNDLES" {
+  default = [
+    { name = "boundary-regressor", layers = 4, data = "models/regressor", trained = true },
+    { name = "clip-vit-b-32", layers = 7, data = "", trained = false },
+    { name = "minilm-l6-v2", layers = 5, data = "", trained = false },
+  ]
+}
+
+group "default" { targets = ["runtime", "bundles", "search"] }
+group "bundles" { targets = ["bundle"] }
+group "all" { targets = ["base-image", "converter", "runtime", "bundles", "search"] }
+
+function "image" {
+  params = [name]
+  result = ["${REGISTRY}modelbake/${name}:${TAG}"]
+}
+
+# The files of all bundles with one manifest instead of one each; HCL here has no sum().
+function "search_layers" {
+  params = [bundles]
+  result = length(flatten([for bundle in bundles : range(bundle.layers - 1)])) + 1
+}
+
+target "_common" {
+  context   = "."
+  platforms = PLATFORMS == "" ? null : split(",", PLATFORMS)
+  args      = { SOURCE_DATE_EPOCH = SOURCE_DATE_EPOCH }
+  # A plain image, whose digest depends on its content alone.
+  attest = ["type=provenance,disabled=true"]
+  labels = {
+    "org.opencontainers.image.licenses" = "Apache-2.0"
+    "org.opencontainers.image.version"  = TAG
+  }
+}
+
+target "base-image" {
+  inherits   = ["_common"]
+  dockerfile = "images/base/Dockerfile"
+  tags       = image("base-image")
+  args       = { BASE_IMAGE = BASE_IMAGE }
+  labels     = { "org.opencontainers.image.title" = "modelbake base image" }
+}
+
+target "converter" {
+  inherits   = ["_common"]
+  dockerfile = "images/converter/Dockerfile"
+  tags       = image("converter")
+  contexts   = { base-image = "target:base-image" }
+  args       = { TORCH_INDEX = TORCH_INDEX }
+  labels     = { "org.opencontainers.image.title" = "modelbake converter: fetches, exports and verifies bundles" }
+}
+
+target "runtime" {
+  inherits   = ["_common"]
+  dockerfile = "images/runtime/Dockerfile"
+  tags       = image("runtime")
+  contexts   = { base-image = "target:base-image" }
+  labels     = { "org.opencontainers.image.title" = "modelbake runtime: answers from bundles, holds none" }
+}
+
+# The files of each bundle as one tree a file; bundle-<name> and search make their layers from such trees.
+target "trees" {
+  name       = "trees-${bundle.name}"
+  matrix     = { bundle = BUNDLES }
+  inherits   = ["_common"]
+  dockerfile = "images/bundle/Dockerfile"
+  contexts   = merge({ converter = "target:converter" }, bundle.data == "" ? {} : { data = bundle.data })
+  args       = { BUNDLE = bundle.name, LAYERS = bundle.layers, WEIGHTS = WEIGHTS, HF_ENDPOINT = HF_ENDPOINT }
+  output     = ["type=cacheonly"]
+}
+
+target "bundle" {
+  name       = "bundle-${bundle.name}"
+  matrix     = { bundle = BUNDLES }
+  inherits   = ["_common"]
+  dockerfile = "images/layered/Dockerfile"
+  tags       = image("bundle-${bundle.name}")
+  contexts   = { trees = "target:trees-${bundle.name}" }
+  args       = { LAYERS = format("%02d", bundle.layers) }
+  labels = {
+    "org.opencontainers.image.title" = "modelbake bundle ${bundle.name}"
+    "io.modelbake.bundles"           = bundle.name
+    "io.modelbake.weights"           = "${bundle.name}=${bundle.trained ? "trained" : WEIGHTS}"
+  }
+  output = ["type=image,compression=uncompressed"]
+}
+
+target "trees-search" {
+  inherits   = ["_common"]
+  dockerfile = "images/search/Dockerfile"
+  contexts = merge(
+    { runtime = "target:runtime" },
+    { for bundle in BUNDLES : bundle.name => "target:bundle-${bundle.name}" },
+  )
+  args   = { LAYERS = search_layers(BUNDLES) }
+  output = ["type=cacheonly"]
+}
+
+target "search" {
+  inherits   = ["_common"]
+  dockerfile = "images/layered/Dockerfile"
+  tags       = image("search")
+  contexts   = { base = "target:runtime", trees = "target:trees-search" }
+  args       = { LAYERS = format("%02d", search_layers(BUNDLES)) }
+  labels = {
+    "org.opencontainers.image.title" = "modelbake search: the runtime and the default bundles"
+    "io.modelbake.bundles"           = join(",", [for bundle in BUNDLES : bundle.name])
+    "io.modelbake.weights"           = join(",", [for bundle in BUNDLES : "${bundle.name}=${bundle.trained ? "trained" : WEIGHTS}"])
+  }
+  output = ["type=image,compression=uncompressed"]
+}

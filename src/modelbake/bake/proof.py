@@ -1,0 +1,67 @@
+"""The proof that built images answer with the network unplugged, on a read-only root, as nobody."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from modelbake.bake.docker import docker
+from modelbake.errors import ParityError
+from modelbake.manifest import BundleEntry
+
+TEXT = "hello world"
+SANDBOX = (
+    "--rm",
+    "--network=none",
+    "--read-only",
+    "--user=65532:65532",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+)
+
+
+def prove(image: str, entries: tuple[BundleEntry, ...], *mounts: str) -> None:
+    """Run `image` for each bundle in the sandbox: one that encodes text embeds a text, any other replays its goldens.
+
+    ParityError where an answer is not an embedding of unit length; MachineError where the container fails.
+    """
+    for entry in entries:
+        if not any(artifact.role == "text_encoder" for artifact in entry.artifacts):
+            docker("run", *SANDBOX, *mounts, image, "verify", "--quiet", entry.name)
+            continue
+        answer = json.loads(
+            docker("run", *SANDBOX, *mounts, image, "embed", "--bundle", entry.name, "--text", TEXT, "--json")
+        )
+        _check(image, entry, answer)
+
+
+@contextmanager
+def bundle_volume(bundle_image: str, runtime_image: str) -> Iterator[str]:
+    """A volume with the files of a bundle image, as the mount option for a runtime container; gone afterwards."""
+    volume = f"modelbake-proof-{uuid.uuid4().hex[:12]}"
+    docker("volume", "create", volume)
+    try:
+        source = docker("create", "--network=none", bundle_image, "unused").decode().strip()
+        target = docker("create", "--network=none", f"--volume={volume}:/models", runtime_image).decode().strip()
+        try:
+            docker("cp", "-", f"{target}:/", stdin=docker("cp", f"{source}:/models", "-"))
+        finally:
+            docker("rm", source, target)
+        yield f"--volume={volume}:/models:ro"
+    finally:
+        docker("volume", "rm", volume)
+
+
+def _check(image: str, entry: BundleEntry, answer: dict[str, Any]) -> None:
+    (embedding,) = answer["embeddings"]
+    length = math.sqrt(sum(value * value for value in embedding))
+    dimension = entry.artifact("text_encoder").embedding_dimension
+    if len(embedding) != dimension or not abs(length - 1) < 1e-4:
+        raise ParityError(
+            f"{image}: {entry.name} answered {len(embedding)} numbers of length {length:.6f}, not {dimension} of length 1; "
+            "do not use this image."
+        )
