@@ -8,6 +8,8 @@ variable "BASE_IMAGE" { default = "python:3.11-slim" }
 variable "HF_ENDPOINT" { default = "" }
 # Where CPU builds of torch are had; where it does not answer, pip's own configuration decides.
 variable "TORCH_INDEX" { default = "https://download.pytorch.org/whl/cpu" }
+# Into the engine, without packing what does not pack: gzip takes longer than all else here and saves nothing on weights.
+variable "LOAD" { default = "type=docker,compression=uncompressed" }
 variable "PLATFORMS" { default = "" }
 variable "SOURCE_DATE_EPOCH" { default = "0" }
 
@@ -70,6 +72,7 @@ target "runtime" {
   tags       = image("runtime")
   contexts   = { base-image = "target:base-image" }
   labels     = { "org.opencontainers.image.title" = "modelbake runtime: answers from bundles, holds none" }
+  output     = [LOAD]
 }
 
 # The files of each bundle as one tree a file; bundle-<name> and search make their layers from such trees.
@@ -96,7 +99,7 @@ target "bundle" {
     "io.modelbake.bundles"           = bundle.name
     "io.modelbake.weights"           = "${bundle.name}=${bundle.trained ? "trained" : WEIGHTS}"
   }
-  output = ["type=image,compression=uncompressed"]
+  output = [LOAD]
 }
 
 target "trees-search" {
@@ -121,5 +124,5 @@ target "search" {
     "io.modelbake.bundles"           = join(",", [for bundle in BUNDLES : bundle.name])
     "io.modelbake.weights"           = join(",", [for bundle in BUNDLES : "${bundle.name}=${bundle.trained ? "trained" : WEIGHTS}"])
   }
-  output = ["type=image,compression=uncompressed"]
+  output = [LOAD]
 }

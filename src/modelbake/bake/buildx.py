@@ -71,7 +71,11 @@ class Events:
         vertex.cached = vertex.cached or bool(new.get("cached"))
         vertex.error = new.get("error") or vertex.error
         worth_it = not vertex.cached and not vertex.error and (" RUN " in vertex.name or seconds(vertex) >= 1)
-        return [f"{seconds(vertex):6.1f} s  {_short(vertex.name)}"] if vertex.completed and not was_done and worth_it else []
+        return (
+            [f"{seconds(vertex):6.1f} s  {_short(vertex.name)}"]
+            if vertex.completed and not was_done and worth_it
+            else []
+        )
 
     def seconds_by_target(self) -> dict[str, float]:
         """How long the steps of each target took, cached ones not counted; a step that targets share counts for one of them."""
@@ -108,29 +112,54 @@ def seconds(vertex: _Vertex) -> float:
     return (last - first).total_seconds()
 
 
-def planned_targets(root: Path, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The targets that bake would build for `names`, by name, as `docker buildx bake --print` gives them."""
+@dataclass(frozen=True)
+class Plan:
+    """What bake would do: all targets by name, and those of them that were asked for and not merely needed."""
+
+    targets: dict[str, dict[str, Any]]
+    wanted: tuple[str, ...]
+
+
+def plan_bake(root: Path, names: tuple[str, ...]) -> Plan:
+    """The plan for `names` (default: the default group), from `docker buildx bake --print`."""
     command = ["docker", "buildx", "bake", "--print", *names]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise MachineError(f"docker buildx bake cannot plan: {done.stderr.strip().splitlines()[-1]}")
-    plan: dict[str, dict[str, Any]] = json.loads(done.stdout)["target"]
-    return plan
+    printed = json.loads(done.stdout)
+    return Plan(printed["target"], tuple(_expand(printed.get("group", {}), names or ("default",))))
 
 
-def bake(
-    root: Path, names: tuple[str, ...], targets: tuple[str, ...], overrides: list[str], host: HostInputs, no_cache: bool
-) -> Events:
+def _expand(groups: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """The targets behind names of targets and groups, in order and once each."""
+    found: dict[str, None] = {}
+    for name in names:
+        members = groups.get(name, {}).get("targets")
+        found |= dict.fromkeys(_expand(groups, tuple(members)) if members else [name])
+    return list(found)
+
+
+def bake(root: Path, plan: Plan, overrides: list[str], host: HostInputs, no_cache: bool) -> Events:
     """Run the build, say what happens, and return its events; BuildError or MachineError where it fails."""
     with tempfile.TemporaryDirectory(prefix="modelbake-") as folder:
         command = ["docker", "buildx", "bake", "--progress=rawjson", *(["--no-cache"] if no_cache else [])]
         for override in [*overrides, *_host_overrides(host, Path(folder))]:
             command += ["--set", override]
         environ = os.environ | ({"HF_TOKEN": host.hub_token} if host.hub_token else {})
-        events = Events(targets)
+        # What is merely needed stays in the build cache; without this the docker driver would load each of them as an image.
+        environ["BUILDX_NO_DEFAULT_LOAD"] = "1"
+        for target in plan.wanted:
+            if not plan.targets[target].get("output"):
+                command += ["--set", f"{target}.output=type=docker"]
+        events = Events(tuple(plan.targets))
         progress = out.progress(None, "bake", "step")
         with subprocess.Popen(
-            [*command, *names], cwd=root, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [*command, *plan.wanted],
+            cwd=root,
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         ) as process:
             assert process.stderr is not None
             try:

@@ -39,15 +39,13 @@ class BakedImage:
 
 def run_bake(settings: Settings, catalog: Catalog, names: tuple[str, ...], no_cache: bool) -> list[BakedImage]:
     """Build the targets named (default: the default group) and return their images."""
-    plan = buildx.planned_targets(settings.root, names)
-    tagged = {target: spec["tags"][0] for target, spec in plan.items() if spec.get("tags")}
-    wanted = {target for target in tagged if not names or target in _expand(plan, names)}
-    bundles = [catalog.get(name) for name in catalog.names() if f"trees-{name}" in plan or f"bundle-{name}" in plan]
+    plan = buildx.plan_bake(settings.root, names)
+    bundles = [catalog.get(name) for name in catalog.names() if f"trees-{name}" in plan.targets]
     weights = {bundle.name: choose_weights(settings, bundle) for bundle in bundles}
-    overrides = weight_overrides(weights, set(plan))
-    events = buildx.bake(settings.root, names, tuple(plan), overrides, host_inputs(settings), no_cache)
+    overrides = weight_overrides(weights, set(plan.targets))
+    events = buildx.bake(settings.root, plan, overrides, host_inputs(settings), no_cache)
     times = events.seconds_by_target()
-    images = {target: tagged[target] for target in sorted(wanted)}
+    images = {target: plan.targets[target]["tags"][0] for target in plan.wanted if plan.targets[target].get("tags")}
     return [_baked(settings, target, images, times) for target in images]
 
 
@@ -89,12 +87,6 @@ def weight_overrides(weights: dict[str, Weights], plan: set[str]) -> list[str]:
 def weights_label(weights: dict[str, Any]) -> str:
     """The label's value: `bundle=weights`, sorted, with commas between."""
     return ",".join(f"{name}={kind}" for name, kind in sorted(weights.items()))
-
-
-def _expand(plan: dict[str, Any], names: tuple[str, ...]) -> set[str]:
-    """The planned targets that are asked for: by their own name, or all tagged ones where a group is named."""
-    direct = {name for name in names if name in plan}
-    return direct if len(direct) == len(names) else set(plan)
 
 
 def _baked(settings: Settings, target: str, images: dict[str, str], times: dict[str, float]) -> BakedImage:
