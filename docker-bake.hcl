@@ -6,8 +6,8 @@ variable "TAG" { default = "dev" }
 variable "WEIGHTS" { default = "pretrained" }
 variable "BASE_IMAGE" { default = "python:3.11-slim" }
 variable "HF_ENDPOINT" { default = "" }
-# Where CPU builds of torch are had; where it does not answer, pip's own configuration decides.
-variable "TORCH_INDEX" { default = "https://download.pytorch.org/whl/cpu" }
+# Another index of CPU builds of torch than PyTorch's own; scripts/install_torch.sh tells what happens where it does not answer.
+variable "TORCH_INDEX" { default = "" }
 # Into the engine, without packing what does not pack: gzip takes longer than all else here and saves nothing on weights.
 variable "LOAD" { default = "type=docker,compression=uncompressed" }
 variable "PLATFORMS" { default = "" }

@@ -10,7 +10,7 @@ if [[ $# -lt 2 || $# -gt 3 ]]; then
     echo "usage: install_torch.sh PYTHON LOCKS [CPU_INDEX]" >&2
     exit 2
 fi
-python=$1 locks=$2 index=${3:-}
+python=$1 locks=$2 index=${3:-https://download.pytorch.org/whl/cpu}
 
 answers() {
     "$python" - "$1/torch/" 2>/dev/null <<'PY'
@@ -21,7 +21,7 @@ PY
 
 install=("$python" -m pip install --quiet --no-deps --require-hashes)
 more=()
-if [[ -n $index ]] && answers "$index"; then more=(--extra-index-url "$index"); fi
+if answers "$index"; then more=(--extra-index-url "$index"); fi
 "${install[@]}" "${more[@]}" -r "$locks/torch-cpu.txt" || {
     echo "torch: the CPU build is not to be had, so the one that pip's index has" >&2
     "${install[@]}" -r "$locks/torch.txt"

@@ -1,0 +1,68 @@
+# `make bake` builds the offline images, `make test` runs the tests; both set up what they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The engine that scripts/engine.sh found or made, for the commands of one recipe line.
+WITH_ENGINE = eval "$$(scripts/engine.sh env)" &&
+DOCKERFILES = $(wildcard images/*/Dockerfile bench/*.Dockerfile)
+
+.PHONY: help bake test test-images test-all lint bench lock clean
+
+help:
+	@echo "make bake         build the offline images and prove them (TARGETS='search' for some; WEIGHTS=pretrained|sample)"
+	@echo "make test         unit and golden tests"
+	@echo "make test-images  tests of the baked images, in containers"
+	@echo "make test-all     both"
+	@echo "make lint         ruff, mypy, shellcheck, hadolint"
+	@echo "make bench        size and start of the images against torch, into docs/bench/"
+	@echo "make lock         write the lock files anew"
+	@echo "make clean        remove the environment"
+
+# What driving the build needs: no torch.
+$(VENV)/.host: locks/fetch.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say make PYTHON=..." >&2; exit 7; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; exit 7; }
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r locks/fetch.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What the tests need: the reference frameworks and the tools.
+$(VENV)/.dev: $(VENV)/.host locks/dev.txt locks/torch.txt locks/torch-cpu.txt scripts/install_torch.sh
+	scripts/install_torch.sh $(BIN)/python locks $(TORCH_INDEX)
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r locks/dev.txt
+	@touch $@
+
+bake: $(VENV)/.host
+	scripts/engine.sh start
+	$(WITH_ENGINE) scripts/base_image.sh $(BASE_IMAGE)
+	$(WITH_ENGINE) $(BIN)/modelbake bake $(TARGETS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit tests/hub
+	$(BIN)/python -m pytest tests/golden
+
+test-images: $(VENV)/.dev
+	$(WITH_ENGINE) $(BIN)/python -m pytest tests/images
+
+test-all: test test-images
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck -x scripts/*.sh .ci/run
+	$(BIN)/hadolint $(DOCKERFILES)
+
+bench: $(VENV)/.dev
+	$(WITH_ENGINE) $(BIN)/python bench/startup.py
+
+lock: $(VENV)/.dev
+	$(BIN)/pip install --quiet uv
+	PATH="$(BIN):$$PATH" scripts/lock.sh
+
+clean:
+	rm -rf $(VENV)

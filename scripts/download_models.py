@@ -1,0 +1,43 @@
+"""Download, convert and verify models into models/: a thin door to `modelbake build`, with the bundles chosen by kind."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from modelbake.bundle import Catalog
+from modelbake.cli.main import run
+from modelbake.settings import from_environment
+
+EPILOG = "The choice of weights is WEIGHTS=auto|pretrained|sample; HF_ENDPOINT names another hub. `modelbake build --help` says more."
+
+
+def main() -> int:
+    """Parse the arguments, build the bundles, and return the exit code of modelbake."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--clip-only", dest="kind", action="store_const", const="clip", help="only the CLIP encoders")
+    only.add_argument(
+        "--regressor-only", dest="kind", action="store_const", const="boundary_regressor", help="only the regressor"
+    )
+    only.add_argument(
+        "--reranker-only", dest="kind", action="store_const", const="cross_encoder", help="only the rerankers"
+    )
+    parser.add_argument("--models-dir", type=Path, help="where to put them (default: models/)")
+    parser.add_argument("--verbose", action="store_true", help="say more on what happens")
+    arguments = parser.parse_args()
+
+    settings = from_environment(directory=Path(__file__).resolve().parent)
+    catalog = Catalog(settings.bundles_dir)
+    bundles = [catalog.get(name) for name in catalog.names()]
+    names = [bundle.name for bundle in bundles if arguments.kind in (None, bundle.kind)]
+    if not names:
+        parser.error("there is no reranker among the bundles yet")
+    options = ["--verbose"] if arguments.verbose else []
+    options += ["--models-dir", str(arguments.models_dir or settings.models_dir)]
+    return run(["build", *names, *options])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
