@@ -1,0 +1,1 @@
+"""Tests of the images that `modelbake bake` made, run for real in the Docker engine."""
