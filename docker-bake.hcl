@@ -10,6 +10,7 @@ variable "HF_ENDPOINT" { default = "" }
 variable "TORCH_INDEX" { default = "" }
 # Into the engine, without packing what does not pack: gzip takes longer than all else here and saves nothing on weights.
 variable "LOAD" { default = "type=docker,compression=uncompressed" }
+variable "RELEASE" { default = "type=image,push=true,compression=uncompressed,oci-mediatypes=true" }
 variable "PLATFORMS" { default = "" }
 variable "SOURCE_DATE_EPOCH" { default = "0" }
 
@@ -24,6 +25,8 @@ variable "BUNDLES" {
 
 group "default" { targets = ["runtime", "bundles", "search"] }
 group "bundles" { targets = ["bundle"] }
+# What is published: pushed, with provenance, for PLATFORMS, from and into a build cache in the registry.
+group "release" { targets = ["published"] }
 group "all" { targets = ["base-image", "converter", "runtime", "bundles", "search"] }
 
 function "image" {
@@ -125,4 +128,14 @@ target "search" {
     "io.modelbake.weights"           = join(",", [for bundle in BUNDLES : "${bundle.name}=${bundle.trained ? "trained" : WEIGHTS}"])
   }
   output = [LOAD]
+}
+
+target "published" {
+  name       = "release-${image}"
+  matrix     = { image = concat(["runtime", "search"], [for bundle in BUNDLES : "bundle-${bundle.name}"]) }
+  inherits   = [image]
+  attest     = ["type=provenance,mode=max"]
+  cache-from = ["type=registry,ref=${REGISTRY}modelbake/cache:${image}"]
+  cache-to   = ["type=registry,ref=${REGISTRY}modelbake/cache:${image},mode=max,ignore-error=true"]
+  output     = [RELEASE]
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="say more on what happens")
     arguments = parser.parse_args()
 
-    settings = from_environment(directory=Path(__file__).resolve().parent)
+    # The project is the one that this script stands in, wherever it is called from.
+    os.environ.setdefault("MODELBAKE_ROOT", str(Path(__file__).resolve().parents[1]))
+    settings = from_environment()
     catalog = Catalog(settings.bundles_dir)
     bundles = [catalog.get(name) for name in catalog.names()]
     names = [bundle.name for bundle in bundles if arguments.kind in (None, bundle.kind)]

@@ -14,11 +14,11 @@ from modelbake.errors import IntegrityError, RefusedError, UnknownNameError
 
 SCHEMA_VERSION = 1
 
+# Patterns end in "$(?!\n)": Python's "$" alone also matches before a newline at the end.
 Sha256 = Annotated[
-    str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 of the file's bytes, in lower-case hexadecimal")
+    str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="SHA-256 of the file's bytes, in lower-case hexadecimal")
 ]
-Name = Annotated[str, Meta(pattern="^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=64)]
-Commit = Annotated[str, Meta(pattern="^[0-9a-f]{40}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$(?!\n)", max_length=64)]
 
 
 class FilePin(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +47,7 @@ class WheelSource(Struct, frozen=True, forbid_unknown_fields=True, tag="wheel", 
 class UrlSource(Struct, frozen=True, forbid_unknown_fields=True, tag="url", tag_field="type"):
     """A web address that ends in '/', below which the files stand under their own paths."""
 
-    url: Annotated[str, Meta(pattern="^https?://.*/$")]
+    url: Annotated[str, Meta(pattern=r"^https?://\S*/$(?!\n)")]
 
 
 class LocalSource(Struct, frozen=True, forbid_unknown_fields=True, tag="local", tag_field="type"):
@@ -102,9 +102,9 @@ ModelSpec = ClipModel | TextEncoderModel | BoundaryRegressorModel
 
 
 class Gates(Struct, frozen=True, forbid_unknown_fields=True):
-    """The bounds that every artifact must keep against its goldens."""
+    """The bounds that every artifact must keep against its goldens; above 1 a bound says nothing."""
 
-    max_abs_diff: Annotated[float, Meta(gt=0)] = 1e-5
+    max_abs_diff: Annotated[float, Meta(gt=0, le=1)] = 1e-5
 
 
 class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,7 +115,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
 
     schema_version: int
     name: Name
-    version: Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+$")]
+    version: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$(?!\n)")]
     description: str
     licence: str
     model: ModelSpec
@@ -142,7 +142,9 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
 def safe_relative_path(path: str, what: str) -> PurePosixPath:
     """`path` as a relative POSIX path that stays below its root; anything else raises RefusedError, naming `what` holds it."""
     pure = PurePosixPath(path)
-    if not path or "\\" in path or "\0" in path or pure.is_absolute() or ".." in pure.parts or str(pure) != path:
+    # No control characters: a bundle's digest is taken over lines that hold the paths.
+    strange = "\\" in path or any(ord(character) < 32 or ord(character) == 127 for character in path)
+    if strange or not pure.parts or pure.is_absolute() or ".." in pure.parts or str(pure) != path:
         raise RefusedError(
             f"{what} names the path {path!r}, which is not a plain path below its folder; correct it there."
         )
@@ -150,7 +152,10 @@ def safe_relative_path(path: str, what: str) -> PurePosixPath:
 
 
 def parse_bundle(text: str, where: str) -> Bundle:
-    """A Bundle from bundle.toml's text; IntegrityError with the field's place where it does not fit."""
+    """A Bundle from bundle.toml's text.
+
+    IntegrityError with the field's place where it does not fit, RefusedError where a path leaves its folder.
+    """
     try:
         bundle = msgspec.toml.decode(text, type=Bundle)
     except msgspec.DecodeError as error:
@@ -162,8 +167,13 @@ def parse_bundle(text: str, where: str) -> Bundle:
         raise IntegrityError(
             f"{where}: {'; '.join(problems)}. Correct the definition; docs/bundles.md describes every field."
         )
-    for pin in bundle.files:
-        safe_relative_path(pin.path, where)
+    for index, pin in enumerate(bundle.files):
+        safe_relative_path(pin.path, f"{where}: files[{index}].path")
+    for index, source in enumerate(bundle.sources):
+        if isinstance(source, LocalSource):
+            safe_relative_path(source.folder, f"{where}: sources[{index}].folder")
+    # File names are made of it.
+    safe_relative_path(bundle.model.model, f"{where}: model.model")
     return bundle
 
 
@@ -173,6 +183,9 @@ def _problems(bundle: Bundle) -> list[str]:
         problems.append(f"schema_version is {bundle.schema_version}, this modelbake reads {SCHEMA_VERSION}")
     paths = [pin.path for pin in bundle.files]
     problems += [f"file {path!r} is listed twice" for path in sorted({p for p in paths if paths.count(p) > 1})]
+    match bundle.model:
+        case ClipModel(weights=path) | BoundaryRegressorModel(data=path) if path not in paths:
+            problems.append(f"the model is made from {path!r}, which is not among the files")
     if bundle.pinned:
         problems += [
             f"file {pin.path!r} has no sha256 although pinned = true" for pin in bundle.files if pin.sha256 is None
@@ -201,7 +214,11 @@ class Catalog:
             known = ", ".join(self.names()) or "none"
             raise UnknownNameError(f"There is no bundle {name!r} in {self.folder}. Known bundles: {known}.")
         path = self.folder / name / "bundle.toml"
-        bundle = parse_bundle(path.read_text(encoding="utf-8"), str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise IntegrityError(f"{path} is no UTF-8 text ({error}); save it as UTF-8.") from error
+        bundle = parse_bundle(text, str(path))
         if bundle.name != name:
             raise IntegrityError(
                 f"{path}: name is {bundle.name!r}, but its folder is called {name!r}; make them the same."

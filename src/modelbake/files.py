@@ -71,7 +71,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MachineError(f"The disk that holds {folder} is full. Make room, then run this again.") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO):
             raise MachineError(
                 f"{error.filename or folder} cannot be written ({error.strerror}). Choose another folder."
             ) from error

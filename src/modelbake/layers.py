@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from modelbake import manifest
-from modelbake.errors import IntegrityError, RefusedError
+from modelbake.errors import IntegrityError, RefusedError, UsageError
 from modelbake.files import disk_errors, sha256_of
 
 # Where the models stand in an image.
@@ -22,8 +22,10 @@ def lay_out(models_dirs: list[Path], to: Path, count: int) -> list[str]:
     """Write the trees `to/01` … `to/<count>` and return the file in each, the manifest last.
 
     IntegrityError where two folders have different files of one path, or where there are not `count` trees: the image copies
-    that many, and would lose or miss files.
+    that many, and would lose or miss files; UsageError where `to` holds something already.
     """
+    if to.exists() and any(to.iterdir()):
+        raise UsageError(f"{to} is not empty; give a folder that is empty or does not exist yet.")
     files: dict[str, tuple[Path, str]] = {}
     manifests = [manifest.read(folder) for folder in models_dirs]
     for folder, found in zip(models_dirs, manifests, strict=True):
@@ -48,6 +50,8 @@ def lay_out(models_dirs: list[Path], to: Path, count: int) -> list[str]:
             source, sha256 = files[path][0] / path, files[path][1]
             if source.is_symlink():
                 raise RefusedError(f"{source} is a link; only plain files go into images.")
+            if not source.is_file():
+                raise IntegrityError(f"{source} is missing although the manifest lists it; build the bundle again.")
             shutil.copyfile(source, target)
             if sha256_of(target) != sha256:
                 raise IntegrityError(f"{source} is not the file that the manifest lists; build the bundle again.")

@@ -68,7 +68,7 @@ class Tokenizer(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Parity(Struct, frozen=True, forbid_unknown_fields=True):
-    """The largest absolute difference from the goldens, rounded up to 1, 2 or 5 times a power of ten, and its gate.
+    """The largest absolute difference from the goldens, rounded up to 1, 2 or 5 times a power of ten but never above its gate.
 
     Rounded, because the last bits depend on the processor and the manifest must not.
     """
@@ -146,33 +146,68 @@ def bundle_digest(files: tuple[FileRef, ...]) -> str:
 
 
 def decode(data: bytes, where: str) -> Manifest:
-    """A Manifest from its JSON; IntegrityError with the field's place where it does not fit."""
+    """A Manifest from its JSON.
+
+    IntegrityError with the field's place where it does not fit or contradicts itself, RefusedError where a path leaves its folder.
+    """
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(
             f"{where}: {error}. The manifest is damaged or of another schema version; build the bundles again with this modelbake."
         ) from error
     for entry in manifest.bundles:
-        for ref in (*entry.files, entry.goldens):
-            safe_relative_path(ref.path, where)
+        for ref in (*_files_named(entry), *entry.files, *entry.source.files):
+            safe_relative_path(ref.path, f"{where}: {entry.name}")
         for artifact in entry.artifacts:
-            safe_relative_path(artifact.path, where)
             if artifact.tokenizer is not None:
-                safe_relative_path(artifact.tokenizer.path, where)
+                safe_relative_path(artifact.tokenizer.path, f"{where}: {entry.name}")
+    problems = _problems(manifest)
+    if problems:
+        raise IntegrityError(f"{where}: {'; '.join(problems)}. The manifest was changed; build the bundles again.")
     return manifest
 
 
+def _files_named(entry: BundleEntry) -> list[FileRef]:
+    """What the entry says, apart from its list of files, of the files that it has."""
+    return [entry.goldens] + [
+        ref for a in entry.artifacts for ref in (FileRef(a.path, a.sha256, a.size), *a.external_data)
+    ]
+
+
+def _problems(manifest: Manifest) -> list[str]:
+    """Where the manifest contradicts itself: what is not in a bundle's list of files would not be verified, packed or copied."""
+    names = [entry.name for entry in manifest.bundles]
+    problems = [f"the bundle {name!r} is in it twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    for entry in manifest.bundles:
+        listed = {ref.path: ref for ref in entry.files}
+        if len(listed) != len(entry.files):
+            problems.append(f"{entry.name} lists a file twice")
+        problems += [
+            f"{entry.name} uses {ref.path}, but its list of files has no such file of that digest and size"
+            for ref in _files_named(entry)
+            if listed.get(ref.path) != ref
+        ]
+        problems += [
+            f"{entry.name} uses the tokenizer {a.tokenizer.path}, which is not in its list of files"
+            for a in entry.artifacts
+            if a.tokenizer is not None and a.tokenizer.path not in listed
+        ]
+    return problems
+
+
 def read(models_dir: Path) -> Manifest:
-    """The manifest of a models folder; MachineError where there is none."""
+    """The manifest of a models folder; MachineError where there is none or it cannot be read."""
     path = models_dir / MANIFEST_NAME
     try:
         data = path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MachineError(
             f"{path} does not exist, so there are no models here. "
             "Build some (`modelbake build`), or point --models-dir at a folder that has them."
         ) from error
+    except OSError as error:
+        raise MachineError(f"{path} cannot be read ({error.strerror}); give yourself the right to read it.") from error
     return decode(data, str(path))
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+
+class ReaderGoneError(Exception):
+    """Whoever read our results went away, as `head` does; there is nobody to go on for."""
 
 
 class Progress(Protocol):
@@ -23,6 +29,9 @@ class _NoProgress:
 
     def close(self) -> None:
         pass
+
+
+NO_PROGRESS: Progress = _NoProgress()
 
 
 @dataclass
@@ -64,7 +73,7 @@ class Output:
     def progress(self, total: int | None, label: str, unit: str = "B") -> Progress:
         """A tqdm bar on a terminal; elsewhere, and with --quiet, nothing."""
         if self.quiet or not sys.stderr.isatty():
-            return _NoProgress()
+            return NO_PROGRESS
         from tqdm import tqdm
 
         bar: Progress = tqdm(
@@ -78,10 +87,17 @@ class Output:
 
             tqdm.write(text, file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)
+            # A reader of messages who went away is no reason to stop.
+            with suppress(BrokenPipeError):
+                print(text, file=sys.stderr, flush=True)
 
     def _result_line(self, text: str) -> None:
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError as error:
+            # What is still in the buffer goes nowhere, or Python would complain of it at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise ReaderGoneError from error
 
 
 out = Output()

@@ -38,12 +38,13 @@ def replay(models_dir: Path, artifact: Replayable, golden: Path, gate: float) ->
     """Run every golden case of the artifact's role and return the figures.
 
     Where a case keeps what a user would hand in (texts, images), the runtime's tokenizer and preprocessing must make the very
-    inputs from it first. ParityError where an output is further off than `gate`, is not finite, or has another shape.
+    inputs from it first. ParityError where an output is further off than `gate`, is not finite, or has another shape;
+    IntegrityError where the graph, the tokenizer or the goldens cannot be read, or the goldens have nothing to compare.
     """
     cases = [case for case in goldens.read(golden) if case.role == artifact.role]
-    if not cases:
+    if not cases or not all(case.outputs for case in cases):
         raise IntegrityError(
-            f"{golden} has no case for {artifact.role}, so {artifact.path} cannot be verified; build the bundle again."
+            f"{golden} has no case with outputs for {artifact.role}, so {artifact.path} cannot be verified; build the bundle again."
         )
     session = Session(models_dir / artifact.path)
     worst = 0.0
@@ -55,7 +56,7 @@ def replay(models_dir: Path, artifact: Replayable, golden: Path, gate: float) ->
                 f"{artifact.path}: case {case.name!r} differs from the reference by {worst:.3g}, the gate is {gate:g}. "
                 "The artifact is not what the reference computes; it was not kept."
             )
-    return Parity(round_up(worst), gate, len(cases))
+    return Parity(min(round_up(worst), gate), gate, len(cases))
 
 
 def round_up(value: float) -> float:
@@ -88,9 +89,13 @@ def _check_raw(models_dir: Path, artifact: Replayable, case: Case) -> None:
     if "text" in case.raw and artifact.tokenizer is not None:
         made = load_tokenizer(artifact.tokenizer, models_dir)([str(text) for text in case.raw["text"]])
         for name, expected in case.inputs.items():
-            found = made[name]
+            found = made.get(name)
             # The runtime cuts a batch at its longest text; what it cuts off must be padding.
-            if not np.array_equal(found, expected[:, : found.shape[1]]) or np.any(expected[:, found.shape[1] :]):
+            if (
+                found is None
+                or not np.array_equal(found, expected[:, : found.shape[1]])
+                or np.any(expected[:, found.shape[1] :])
+            ):
                 raise ParityError(
                     f"{artifact.tokenizer.path}: case {case.name!r}: the runtime's {name} are not the reference's."
                 )
@@ -99,7 +104,13 @@ def _check_raw(models_dir: Path, artifact: Replayable, case: Case) -> None:
     )
     if images and artifact.preprocessing is not None:
         pixels = np.stack([preprocess(Image.fromarray(case.raw[name]), artifact.preprocessing) for name in images])
-        difference = float(np.abs(pixels - case.inputs["pixel_values"].astype(np.float32)).max())
+        reference = case.inputs["pixel_values"].astype(np.float32)
+        if pixels.shape != reference.shape:
+            raise ParityError(
+                f"{artifact.path}: case {case.name!r}: the runtime's pixels have the shape {pixels.shape}, the reference's "
+                f"{reference.shape}."
+            )
+        difference = float(np.abs(pixels - reference).max())
         if not difference <= PIXEL_GATE:
             raise ParityError(
                 f"{artifact.path}: case {case.name!r}: the runtime's pixels differ by {difference:.3g}, the gate is {PIXEL_GATE:g}."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from filelock import FileLock
 
 from modelbake import manifest, parity
 from modelbake.bundle import Bundle
@@ -33,14 +35,18 @@ class Pipeline:
 
     def fetch(self, bundle: Bundle, to: Path) -> Fetched:
         """Bring the bundle's source files into `to`, in the form that `build` takes as `sources`."""
+        self._refuse_unpinned(bundle)
+        with disk_errors(to), closing(out.progress(None, f"{bundle.name}: fetch")) as progress:
+            return Fetcher(self.settings, progress).fetch(
+                bundle, self.settings.weights, lambda folder, seed: _sample(bundle, folder, seed), to
+            )
+
+    def _refuse_unpinned(self, bundle: Bundle) -> None:
         if self.locked and not bundle.pinned:
             raise RefusedError(
                 f"{bundle.name}: its bundle.toml says pinned = false, and --locked takes pinned bytes alone. "
                 "Look up the commit and every sha256, write them into the definition, and set pinned = true."
             )
-        fetcher = Fetcher(self.settings)
-        with disk_errors(to):
-            return fetcher.fetch(bundle, self.settings.weights, lambda folder, seed: _sample(bundle, folder, seed), to)
 
     def sources_folder(self, bundle: Bundle) -> Path:
         """Where the bundle's source files go when no other folder is named."""
@@ -52,6 +58,7 @@ class Pipeline:
         `sources` is a folder that `fetch` filled; without it the sources are fetched first. Nothing is put into the models
         folder unless every artifact kept its gate.
         """
+        self._refuse_unpinned(bundle)
         cache = StepCache(self.settings.cache_dir / "steps")
         if sources is None:
             sources = self.sources_folder(bundle)
@@ -108,16 +115,32 @@ class Pipeline:
         return msgspec.json.decode((result / "parity.json").read_bytes(), type=dict[str, Parity])
 
     def _install(self, entry: BundleEntry, made: Path) -> None:
-        """Copy the files that differ into the models folder, then name them in its manifest."""
+        """Copy the files that differ into the models folder, then name them in its manifest.
+
+        Under a lock, so that the entry of another bundle, built at the same time, is not lost.
+        """
         models = self.settings.models_dir
-        with disk_errors(models):
+        with disk_errors(models), FileLock(self.settings.cache_dir / "install.lock"):
             models.mkdir(parents=True, exist_ok=True)
+            present = [manifest.read(models)] if (models / manifest.MANIFEST_NAME).exists() else []
+            _refuse_overwriting(entry, present)
             for ref in entry.files:
                 target = models / ref.path
                 if not (target.is_file() and target.stat().st_size == ref.size and sha256_of(target) == ref.sha256):
                     copy_atomically(made / ref.path, target)
-            present = [manifest.read(models)] if (models / manifest.MANIFEST_NAME).exists() else []
             manifest.write(models, manifest.merge([*present, Manifest(manifest.SCHEMA_VERSION, (entry,))]))
+
+
+def _refuse_overwriting(entry: BundleEntry, present: list[Manifest]) -> None:
+    """IntegrityError where another bundle of the models folder has a different file of one of the entry's paths."""
+    digests = {ref.path: ref.sha256 for ref in entry.files}
+    for other in (other for found in present for other in found.bundles if other.name != entry.name):
+        for ref in other.files:
+            if digests.get(ref.path, ref.sha256) != ref.sha256:
+                raise IntegrityError(
+                    f"{ref.path} belongs to {other.name} in the models folder, and {entry.name} has a different file of that path; "
+                    "give its bundle.toml another model name."
+                )
 
 
 def _sample(bundle: Bundle, folder: Path, seed: int) -> None:

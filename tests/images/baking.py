@@ -15,7 +15,6 @@ from modelbake.bake.run import weight_overrides
 from tests.images.engine import ROOT, weights_of
 
 CACHE_ONLY = "type=cacheonly"
-STAGES = ("fetch", "export", "verify", "layout")
 
 
 def to_archive(path: Path) -> str:
@@ -32,19 +31,19 @@ def bake(
     outputs: dict[str, str],
     *,
     root: Path = ROOT,
-    anew: Iterable[tuple[str, str]] = (),
+    anew: Iterable[str] = (),
     overrides: Iterable[str] = (),
     inputs: HostInputs | None = None,
 ) -> buildx.Events:
     """Bake the targets of `outputs`, each to its output, with the weights that the baked images have.
 
-    anew: (target, stage) pairs whose steps are run whatever the cache holds.
+    anew: targets whose own steps are run whatever the cache holds; what they stand on may come from the cache.
     """
     plan = buildx.plan_bake(root, tuple(outputs))
     # Needed for what is asked for, but not asked for: labels and weights go there as well.
     sets = weight_overrides(weights_of("search"), set(plan.targets))  # type: ignore[arg-type]
     sets += [f"{target}.output={output}" for target, output in outputs.items()]
-    sets += [f"{target}.no-cache-filter={stage}" for target, stage in anew]
+    sets += [f"{target}.no-cache=true" for target in anew]
     return buildx.bake(root, plan, [*sets, *overrides], inputs or host(), no_cache=False)
 
 

@@ -8,9 +8,10 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 
 class Archive:
@@ -44,27 +45,36 @@ class Archive:
         """Every file of the archive with its name, decompressed where it is gzip."""
         for name, member in self._members.items():
             if member.isfile():
-                file = self._tar.extractfile(member)
-                assert file is not None
-                yield name, plain(file)
+                yield name, plain(self._open(name))
 
-    def layer_files(self, digest: str) -> dict[str, bytes]:
-        """The plain files of a layer by path."""
-        with tarfile.open(fileobj=io.BytesIO(self.blob(digest))) as tar:
-            return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
+    @cached_property
+    def entries(self) -> dict[str, list[tarfile.TarInfo]]:
+        """What is in each layer, by the layer's digest."""
+        return {digest: self._entries(digest) for digest in self.layers}
 
+    @property
     def names(self) -> list[str]:
         """The paths of all layers' entries."""
-        found = []
-        for digest in self.layers:
-            with tarfile.open(fileobj=io.BytesIO(self.blob(digest))) as tar:
-                found += tar.getnames()
-        return found
+        return [entry.name for entries in self.entries.values() for entry in entries]
 
-    def _read(self, name: str) -> bytes:
+    def file(self, digest: str, path: str) -> bytes:
+        """One plain file of a layer."""
+        with tarfile.open(fileobj=io.BytesIO(self.blob(digest))) as tar:
+            file = tar.extractfile(path)
+            assert file is not None
+            return file.read()
+
+    def _entries(self, digest: str) -> list[tarfile.TarInfo]:
+        with tarfile.open(fileobj=plain(self._open(f"blobs/{digest.replace(':', '/')}"))) as tar:
+            return tar.getmembers()
+
+    def _open(self, name: str) -> IO[bytes]:
         file = self._tar.extractfile(self._members[name])
         assert file is not None
-        return file.read()
+        return file
+
+    def _read(self, name: str) -> bytes:
+        return self._open(name).read()
 
 
 def plain(file: IO[bytes]) -> IO[bytes]:
@@ -72,7 +82,7 @@ def plain(file: IO[bytes]) -> IO[bytes]:
     magic = file.read(4)
     file.seek(0)
     assert magic != b"\x28\xb5\x2f\xfd", "a zstd layer cannot be read here; export with gzip or uncompressed"
-    return gzip.open(file) if magic[:2] == b"\x1f\x8b" else file
+    return cast(IO[bytes], gzip.open(file)) if magic[:2] == b"\x1f\x8b" else file
 
 
 def ustar_frame(path: str, size: int) -> tuple[bytes, bytes]:

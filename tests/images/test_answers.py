@@ -74,7 +74,7 @@ def pictures(folder: Path) -> dict[str, Path]:
     rgb = Image.fromarray((127 + 110 * waves + rng.normal(0, 5, waves.shape)).clip(0, 255).astype(np.uint8))
     alpha = Image.fromarray(((x * 7 + y) % 256).astype(np.uint8), "L")
     palette = rgb.quantize(64)
-    made = {
+    made: dict[str, Callable[[Path], None]] = {
         "rgb.png": lambda path: rgb.save(path),
         "cmyk.jpg": lambda path: rgb.convert("CMYK").save(path, quality=90),
         "palette-transparent.png": lambda path: palette.save(path, transparency=3),

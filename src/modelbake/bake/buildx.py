@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import IO, Any
 
+from modelbake.bake.docker import last_line
 from modelbake.bake.host import HostInputs
-from modelbake.errors import MachineError, ModelbakeError
+from modelbake.errors import MachineError, ModelbakeError, UnknownNameError
 from modelbake.output import out
 
 # A cancelled step of another target ends in other words, so the anchor leaves it out.
@@ -39,7 +41,25 @@ class _Vertex:
     completed: str | None = None
     cached: bool = False
     error: str = ""
-    log: list[str] = field(default_factory=list)
+    finished_lines: list[str] = field(default_factory=list)
+    unfinished: bytes = b""
+
+    @property
+    def log(self) -> list[str]:
+        """What the step said so far, by lines, without the empty ones."""
+        return self.finished_lines + _lines(self.unfinished)
+
+    def add_log(self, data: bytes) -> list[str]:
+        """Take a piece of the log in, and return its warnings: the lines that say so with those that follow in the piece.
+
+        A piece may end anywhere in a line, even in a character.
+        """
+        whole, _, self.unfinished = (self.unfinished + data).rpartition(b"\n")
+        lines = _lines(whole)
+        self.finished_lines += lines
+        warnings = dropwhile(lambda line: "WARNING: " not in line, lines)
+        # The step's error is told once, by whoever sees it fail.
+        return list(takewhile(lambda line: not line.startswith("error: "), warnings))
 
 
 @dataclass
@@ -55,12 +75,9 @@ class Events:
         for new in event.get("vertexes") or ():
             lines += self._add_vertex(new)
         for entry in event.get("logs") or ():
-            text = base64.b64decode(entry["data"]).decode(errors="replace")
             vertex = self.vertexes.get(entry["vertex"])
             if vertex is not None:
-                vertex.log += [line.rstrip() for line in text.splitlines() if line.strip()]
-            if "WARNING: " in text:
-                lines += [line for line in text.splitlines() if line.strip()]
+                lines += vertex.add_log(base64.b64decode(entry["data"]))
         return lines
 
     def _add_vertex(self, new: dict[str, Any]) -> list[str]:
@@ -71,11 +88,9 @@ class Events:
         vertex.cached = vertex.cached or bool(new.get("cached"))
         vertex.error = new.get("error") or vertex.error
         worth_it = not vertex.cached and not vertex.error and (" RUN " in vertex.name or seconds(vertex) >= 1)
-        return (
-            [f"{seconds(vertex):6.1f} s  {_short(vertex.name)}"]
-            if vertex.completed and not was_done and worth_it
-            else []
-        )
+        if not vertex.completed or was_done or not worth_it:
+            return []
+        return [f"{seconds(vertex):6.1f} s  {_short(vertex.name)}"]
 
     def seconds_by_target(self) -> dict[str, float]:
         """How long the steps of each target took, cached ones not counted; a step that targets share counts for one of them."""
@@ -96,20 +111,24 @@ class Events:
         return name[1:].partition("]")[0].partition(" ")[0] if name.startswith("[") else ""
 
 
+def _lines(data: bytes) -> list[str]:
+    return [line.rstrip() for line in data.decode(errors="replace").splitlines() if line.strip()]
+
+
 def _short(name: str) -> str:
     """A step's name without its mounts, on one line."""
     return re.sub(r"\s+", " ", re.sub(r"--mount=\S+\s+", "", name))[:150]
 
 
 def seconds(vertex: _Vertex) -> float:
-    """How long a step ran."""
+    """How long a step ran; 0 where it has not ended, or began anew since."""
     if vertex.started is None or vertex.completed is None:
         return 0.0
     # Nanoseconds, which fromisoformat does not take.
     first, last = (
         datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text)) for text in (vertex.started, vertex.completed)
     )
-    return (last - first).total_seconds()
+    return max(0.0, (last - first).total_seconds())
 
 
 @dataclass(frozen=True)
@@ -121,11 +140,16 @@ class Plan:
 
 
 def plan_bake(root: Path, names: tuple[str, ...]) -> Plan:
-    """The plan for `names` (default: the default group), from `docker buildx bake --print`."""
+    """The plan for `names` (default: the default group), from `docker buildx bake --print`; UnknownNameError for other names."""
     command = ["docker", "buildx", "bake", "--print", *names]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise MachineError(f"docker buildx bake cannot plan: {done.stderr.strip().splitlines()[-1]}")
+        said = last_line(done.stderr)
+        if "failed to find target" in said:
+            raise UnknownNameError(
+                f"docker-bake.hcl has no target {said.rpartition(' ')[2]!r}; its first lines name the groups."
+            )
+        raise MachineError(f"docker buildx bake cannot plan: {said}. Look at docker-bake.hcl in {root}.")
     printed = json.loads(done.stdout)
     return Plan(printed["target"], tuple(_expand(printed.get("group", {}), names or ("default",))))
 
@@ -182,22 +206,29 @@ def bake(root: Path, plan: Plan, overrides: list[str], host: HostInputs, no_cach
 
 
 def read_events(stream: IO[str]) -> Iterator[dict[str, Any] | str]:
-    """The JSON objects of a stream, however they are laid out; what follows the last one comes as text at the end."""
+    """The JSON objects of a stream, however they are laid out; all the other lines come as text at the end."""
     decoder = json.JSONDecoder()
+    text = ""
     buffer = ""
     for line in stream:
         buffer += line
-        # Objects are printed over several lines and end with a brace at the margin.
-        if not line.startswith("}"):
+        if buffer.startswith("{") and "}" not in line:
             continue
-        while buffer := buffer.lstrip():
-            try:
-                event, end = decoder.raw_decode(buffer)
-            except json.JSONDecodeError:
-                break
-            yield event
-            buffer = buffer[end:]
-    yield buffer
+        while buffer:
+            if buffer.startswith("{"):
+                try:
+                    event, end = decoder.raw_decode(buffer)
+                except json.JSONDecodeError as error:
+                    if error.pos >= len(buffer.rstrip()):
+                        # The rest of the object is still to come.
+                        break
+                else:
+                    yield event
+                    buffer = buffer[end:].removeprefix("\n")
+                    continue
+            first, newline, buffer = buffer.partition("\n")
+            text += first + newline
+    yield text + buffer
 
 
 def _host_overrides(host: HostInputs, folder: Path) -> list[str]:
@@ -224,10 +255,11 @@ def _failure(events: Events, rest: str) -> ModelbakeError:
     match = _EXIT_CODE.search(vertex.error)
     code = int(match.group(1)) if match else 1
     own = any(step in vertex.name for step in _OWN_STEPS)
-    starts = [index for index, line in enumerate(vertex.log) if line.startswith("error: ")]
+    log = vertex.log
+    starts = [index for index, line in enumerate(log) if line.startswith("error: ")]
     if own and starts:
         # The step's own one message; the rest of its log was shown or is of no use.
-        message = "\n".join(vertex.log[starts[-1] :]).removeprefix("error: ")
+        message = "\n".join(log[starts[-1] :]).removeprefix("error: ")
         return BuildError(f"{vertex.name.partition(']')[0]}] {message}", code)
-    tail = "\n".join(vertex.log[-_TAIL_LINES:])
+    tail = "\n".join(log[-_TAIL_LINES:])
     return BuildError(f"The build step {vertex.name!r} failed with exit code {code}:\n{tail}", 1 if own else 7)

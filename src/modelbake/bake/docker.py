@@ -24,14 +24,14 @@ def require_engine() -> None:
     ):
         done = subprocess.run(["docker", *command], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise MachineError(f"{lack} ({_last_line(done.stderr)}). {NO_ENGINE}")
+            raise MachineError(f"{lack} ({last_line(done.stderr)}). {NO_ENGINE}")
 
 
 def docker(*arguments: str, stdin: bytes | None = None) -> bytes:
     """The standard output of `docker ARGUMENTS`; MachineError with docker's own words where it fails."""
     done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=False)
     if done.returncode != 0:
-        raise MachineError(f"docker {arguments[0]} failed: {_last_line(done.stderr.decode(errors='replace'))}")
+        raise MachineError(f"docker {arguments[0]} failed: {last_line(done.stderr.decode(errors='replace'))}")
     return done.stdout
 
 
@@ -59,5 +59,6 @@ def read_file(image: str, path: str) -> bytes:
         return member.read()
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line of a message that says something."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import configparser
 import io
+import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ _KEYS = (
     "prefer-binary",
     "timeout",
 )
+# Options whose words are addresses or local paths, and those of several words.
+_PLACES = ("index-url", "extra-index-url", "find-links")
 _LISTS = ("extra-index-url", "trusted-host", "find-links")
 
 
@@ -85,9 +89,9 @@ def build_pip_conf(configured: dict[str, str], with_ca: bool) -> tuple[str | Non
         if option not in configured:
             continue
         words = configured[option].split() if option in _LISTS else [configured[option]]
-        remote = [word for word in words if _local_folder(word) is None]
+        remote = [word for word in words if option not in _PLACES or _is_remote(word)]
         if option == "find-links":
-            folders = [folder for word in words if (folder := _local_folder(word)) and folder.is_dir()]
+            folders = [folder for word in words if not _is_remote(word) and (folder := _local_folder(word)).is_dir()]
             if folders:
                 wheels = folders[0]
                 remote.append(WHEELS)
@@ -104,7 +108,12 @@ def build_pip_conf(configured: dict[str, str], with_ca: bool) -> tuple[str | Non
     return buffer.getvalue(), wheels
 
 
-def _local_folder(word: str) -> Path | None:
-    if urlsplit(word).scheme == "file":
+def _is_remote(word: str) -> bool:
+    """Whether pip would go to the network for it: all but addresses of the web is a path to pip."""
+    return re.match("(?i)https?://", word) is not None
+
+
+def _local_folder(word: str) -> Path:
+    if word.lower().startswith("file:"):
         return Path(unquote(urlsplit(word).path))
-    return Path(word) if word.startswith(("/", "~", ".")) else None
+    return Path(os.path.expanduser(word))

@@ -18,6 +18,8 @@ from modelbake.settings import Settings
 from modelbake.sources.fetch import Fetcher
 
 WEIGHTS_LABEL = "io.modelbake.weights"
+# What docker-bake.hcl puts before the name of a target that is published; such a target inherits all of the other.
+RELEASE = "release-"
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def weight_overrides(weights: dict[str, Weights], plan: set[str]) -> list[str]:
     overrides = []
     for name, kind in weights.items():
         overrides.append(f"trees-{name}.args.WEIGHTS={'sample' if kind == 'sample' else 'pretrained'}")
-        overrides.append(f"bundle-{name}.labels.{WEIGHTS_LABEL}={name}={kind}")
-    overrides.append(f"search.labels.{WEIGHTS_LABEL}={weights_label(weights)}")
+        overrides += [f"{prefix}bundle-{name}.labels.{WEIGHTS_LABEL}={name}={kind}" for prefix in ("", RELEASE)]
+    overrides += [f"{prefix}search.labels.{WEIGHTS_LABEL}={weights_label(weights)}" for prefix in ("", RELEASE)]
     return [override for override in overrides if override.partition(".")[0] in plan]
 
 

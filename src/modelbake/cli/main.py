@@ -10,7 +10,7 @@ import click
 
 from modelbake import __version__
 from modelbake.errors import ModelbakeError
-from modelbake.output import out
+from modelbake.output import ReaderGoneError, out
 
 # Command names and their modules; each is imported only when used, so that `embed` starts without the build's packages.
 COMMANDS = {
@@ -54,11 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line on `arguments` (the process's own by default) and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # The command sets these by its options; until it does, or where it never gets that far, its words must do.
+    out.json, out.quiet, out.verbose = "--json" in arguments, False, False
     try:
         result: Any = cli.main(arguments, prog_name="modelbake", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
+        out.info(error.format_message())
         return 2
     except click.ClickException as error:
         hint = f" Try `{error.ctx.command_path} --help`." if isinstance(error, click.UsageError) and error.ctx else ""
@@ -70,9 +73,7 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         out.error("Interrupted; nothing half-made is left, and what was downloaded will be used again.", SIGINT_EXIT)
         return SIGINT_EXIT
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does.
-        sys.stderr.close()
+    except ReaderGoneError:
         return 0
     except MemoryError:
         out.error("This machine has not enough memory for that; free some, or build one bundle at a time.", 7)

@@ -34,10 +34,16 @@ class Session:
             raise IntegrityError(
                 f"{path}: ONNX Runtime cannot load this graph ({error}); build or copy the bundle again."
             ) from error
+        self._path = path
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-        """All outputs by name, for one array per input."""
-        values: Sequence[NDArray[np.generic]] = self._session.run(None, dict(inputs))
+        """All outputs by name, for one array per input; IntegrityError where the graph does not take these inputs."""
+        try:
+            values: Sequence[NDArray[np.generic]] = self._session.run(None, dict(inputs))
+        except Exception as error:
+            raise IntegrityError(
+                f"{self._path}: the graph fails on its inputs ({error}); build or copy the bundle again."
+            ) from error
         return dict(zip(self.output_names, values, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from modelbake.errors import IntegrityError
 from modelbake.manifest import Tokenizer
 
+# What Python makes of words on the command line that are no UTF-8; the tokenizers package takes no such text.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
 # Texts to int64 arrays [len(texts), sequence] by input name.
 Tokenize = Callable[[Sequence[str]], dict[str, NDArray[np.int64]]]
 
@@ -18,7 +22,7 @@ Tokenize = Callable[[Sequence[str]], dict[str, NDArray[np.int64]]]
 def load_tokenizer(spec: Tokenizer, models_dir: Path) -> Tokenize:
     """The function that tokenizes as the model's reference does; batches are padded to their longest text."""
     path = models_dir / spec.path
-    return _clip(path, spec.max_tokens) if spec.format == "clip-merges" else _tokenizer_json(path)
+    return (_clip if spec.format == "clip-merges" else _tokenizer_json)(path, spec.max_tokens)
 
 
 def _clip(path: Path, max_tokens: int) -> Tokenize:
@@ -34,7 +38,7 @@ def _clip(path: Path, max_tokens: int) -> Tokenize:
     return tokenize
 
 
-def _tokenizer_json(path: Path) -> Tokenize:
+def _tokenizer_json(path: Path, max_tokens: int) -> Tokenize:
     from tokenizers import Tokenizer as FastTokenizer
 
     try:
@@ -42,9 +46,13 @@ def _tokenizer_json(path: Path) -> Tokenize:
     except Exception as error:
         # tokenizers raises bare Exception for a missing and for a damaged file.
         raise IntegrityError(f"{path} is no tokenizer.json ({error}); build or copy the bundle again.") from error
+    if tokenizer.padding is None or (tokenizer.truncation or {}).get("max_length") != max_tokens:
+        raise IntegrityError(
+            f"{path} does not pad its batches and cut texts at the manifest's {max_tokens} tokens; build the bundle again."
+        )
 
     def tokenize(texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        encodings = tokenizer.encode_batch(list(texts))
+        encodings = tokenizer.encode_batch([_LONE_SURROGATE.sub("\ufffd", text) for text in texts])
         return {
             "input_ids": np.array([encoding.ids for encoding in encodings], dtype=np.int64),
             "attention_mask": np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64),

@@ -39,11 +39,13 @@ class Source(Protocol):
         ...
 
     def inventory(self) -> dict[str, RemoteFile]:
-        """Its files by path; SourceUnreachableError where it cannot be asked."""
+        """Its files by path; TransientError where asking again may help, SourceUnreachableError where not, IntegrityError
+        where its listing makes no sense."""
         ...
 
     def open(self, path: str, offset: int = 0) -> AbstractContextManager[Stream]:
-        """The bytes of one file; TransientError where trying again may help, SourceUnreachableError where not."""
+        """The bytes of one file; TransientError where trying again may help, NoSuchRangeError where it ends before `offset`,
+        SourceUnreachableError where it cannot be had."""
         ...
 
 
@@ -53,6 +55,10 @@ class TransientError(SourceUnreachableError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NoSuchRangeError(SourceUnreachableError):
+    """The source's file ends before the offset asked for."""
 
 
 class CancelledDownloadError(ModelbakeError):

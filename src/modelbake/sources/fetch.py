@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from filelock import FileLock
 
 from modelbake.bundle import (
     Bundle,
@@ -23,20 +24,24 @@ from modelbake.bundle import (
     safe_relative_path,
 )
 from modelbake.errors import IntegrityError, SourceUnreachableError
-from modelbake.files import link_or_copy
+from modelbake.files import disk_errors, file_refs, link_or_copy
 from modelbake.manifest import FileRef, SourceRecord, Weights
-from modelbake.output import Progress, out
+from modelbake.output import NO_PROGRESS, Progress, out
 from modelbake.settings import Settings, WeightsPolicy
 from modelbake.sources.base import RemoteFile, Source
+from modelbake.sources.http import hang_up
 from modelbake.sources.hub import Hub
 from modelbake.sources.local import Local
+from modelbake.sources.patience import Patience
 from modelbake.sources.safety import refuse_pickle
 from modelbake.sources.sample import Sample
-from modelbake.sources.transfer import Blob, BlobStore
+from modelbake.sources.transfer import Blob, BlobStore, identity
 from modelbake.sources.url import Url
 from modelbake.sources.wheel import Wheel
 
 PARALLEL_FILES = 4
+# A source's listing is one short answer; after these tries the next source is asked.
+LISTING_TRIES = 3
 RECORD_NAME = "source.json"
 FILES_FOLDER = "files"
 
@@ -53,22 +58,21 @@ class Fetched(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fetcher:
-    """Fetches bundles with one store, one progress bar and one way to stop."""
+    """Fetches bundles with one store, one progress bar (bytes; none by default) and one way to stop."""
 
     def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
         self._settings = settings
         self._store = BlobStore(settings.cache_dir / "blobs")
-        self._progress = progress or out.progress(None, "fetch")
+        self._progress = progress or NO_PROGRESS
         self._stop = threading.Event()
 
     def available(self, bundle: Bundle) -> tuple[bool, list[str]]:
         """Whether its real files can be had now, without taking them; and what each source said that cannot give them."""
-        missing = {pin.path: pin for pin in bundle.files if not (pin.sha256 and self._store.find(pin.sha256))}
+        missing = {pin.path: pin for pin in bundle.files if not (pin.sha256 and self._store.has(pin.sha256))}
         reasons: list[str] = []
-        for source, listing in self._listings(bundle, missing, reasons):
-            for path in list(missing):
-                if path in listing and _agree(missing[path], listing[path], source, reasons):
-                    del missing[path]
+        for source, listing in self._listings(bundle, missing, reasons, wrong=reasons):
+            for path in _wanted(missing, source, listing, wrong=reasons):
+                del missing[path]
         return not missing, reasons
 
     def fetch(self, bundle: Bundle, policy: WeightsPolicy, generate: Generate, to: Path) -> Fetched:
@@ -83,8 +87,6 @@ class Fetcher:
             return self._sample(bundle, sample, generate, to)
         try:
             blobs, source = self._real(bundle)
-        except IntegrityError:
-            raise
         except SourceUnreachableError as error:
             if policy == "pretrained" or sample is None:
                 raise
@@ -101,24 +103,23 @@ class Fetcher:
         reasons: list[str] = []
         wrong: list[str] = []
         commit: str | None = None
-        for source, listing in self._listings(bundle, missing, reasons):
-            wanted = {
-                p: e
-                for p, pin in missing.items()
-                if (e := _expected(pin, listing.get(p))) and _agree(pin, e, source, wrong)
-            }
+        warned = 0
+        for source, listing in self._listings(bundle, missing, reasons, wrong):
+            wanted = _wanted(missing, source, listing, wrong)
             absent = [path for path in missing if path not in listing]
             if absent:
                 reasons.append(f"{source.label}: has no {', '.join(absent)}")
             for path, result in self._download_all(source, wanted).items():
                 if isinstance(result, Blob):
+                    out.detail(f"{bundle.name}: {path} from {source.label}")
                     blobs[path] = result
                     del missing[path]
                 else:
-                    (wrong if isinstance(result, IntegrityError) else reasons).append(str(result))
+                    (wrong if isinstance(result, IntegrityError) else reasons).append(_said(source, result))
             commit = commit or getattr(source, "commit", None)
-            if wrong and missing:
-                out.warn(f"{bundle.name}: {wrong[-1]} Trying the next source.")
+            for reason in wrong[warned:]:
+                out.warn(f"{bundle.name}: {reason}")
+            warned = len(wrong)
         if missing:
             self._fail(bundle, missing, wrong, reasons)
         return blobs, _record(bundle, commit, blobs)
@@ -135,7 +136,7 @@ class Fetcher:
         )
 
     def _listings(
-        self, bundle: Bundle, missing: dict[str, FilePin], reasons: list[str]
+        self, bundle: Bundle, missing: dict[str, FilePin], reasons: list[str], wrong: list[str]
     ) -> Iterator[tuple[Source, dict[str, RemoteFile]]]:
         """Each real source of the bundle with its inventory, as long as something is missing."""
         for spec in bundle.sources:
@@ -143,9 +144,13 @@ class Fetcher:
                 continue
             source = self._source(spec, tuple(pin.path for pin in bundle.files))
             try:
-                yield source, source.inventory()
+                listing = Patience(LISTING_TRIES, self._stop).run(source.inventory)
             except SourceUnreachableError as error:
-                reasons.append(str(error))
+                reasons.append(_said(source, error))
+            except IntegrityError as error:
+                wrong.append(_said(source, error))
+            else:
+                yield source, listing
 
     def _source(self, spec: SourceSpec, paths: tuple[str, ...]) -> Source:
         match spec:
@@ -187,34 +192,67 @@ class Fetcher:
             yield pool
         except BaseException:
             self._stop.set()
+            hang_up()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _sample(self, bundle: Bundle, spec: SampleSource, generate: Generate, to: Path) -> Fetched:
-        folder = to / FILES_FOLDER
-        shutil.rmtree(to, ignore_errors=True)
-        folder.mkdir(parents=True)
-        source = Sample(spec, folder, generate)
-        out.info(f"{bundle.name}: drawing {source.label}")
-        refs = tuple(
-            FileRef(path, file.sha256 or "", file.size or 0) for path, file in sorted(source.inventory().items())
-        )
-        fetched = Fetched(bundle.name, bundle.digest, "sample", SourceRecord("sample", refs, seed=spec.seed))
-        (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+        with self._writing(bundle):
+            folder = _emptied(to)
+            source = Sample(spec, folder, generate)
+            out.info(f"{bundle.name}: drawing {source.label}")
+            refs = tuple(
+                FileRef(path, file.sha256 or "", file.size or 0) for path, file in sorted(source.inventory().items())
+            )
+            fetched = Fetched(bundle.name, bundle.digest, "sample", SourceRecord("sample", refs, seed=spec.seed))
+            (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
         return fetched
 
     def _write(
         self, bundle: Bundle, weights: Weights, source: SourceRecord, blobs: dict[str, Blob], to: Path
     ) -> Fetched:
-        shutil.rmtree(to, ignore_errors=True)
         for path, blob in blobs.items():
-            target = to / FILES_FOLDER / safe_relative_path(path, bundle.name)
             refuse_pickle(blob.path, f"{path} of {bundle.name}")
-            link_or_copy(blob.path, target)
         fetched = Fetched(bundle.name, bundle.digest, weights, source)
-        (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+        with self._writing(bundle):
+            if not _holds(to, fetched):
+                folder = _emptied(to)
+                for path, blob in blobs.items():
+                    link_or_copy(blob.path, folder / safe_relative_path(path, bundle.name))
+                (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
         return fetched
+
+    @contextmanager
+    def _writing(self, bundle: Bundle) -> Iterator[None]:
+        """Alone in the bundle's folder: two builds at once would clear it under each other."""
+        locks = self._settings.cache_dir / "locks"
+        with disk_errors(self._settings.cache_dir):
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / f"{bundle.name}.lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _emptied(to: Path) -> Path:
+    """`to/files`, empty. Whatever else is in `to` is not ours to delete: people name folders of their own."""
+    (to / RECORD_NAME).unlink(missing_ok=True)
+    folder = to / FILES_FOLDER
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _holds(to: Path, fetched: Fetched) -> bool:
+    """Whether an earlier fetch brought just this into `to` and nobody changed it; a build may be reading it now."""
+    try:
+        return read_fetched(to) == fetched and file_refs(to / FILES_FOLDER) == fetched.source.files
+    except IntegrityError:
+        return False
 
 
 def read_fetched(folder: Path) -> Fetched:
@@ -226,18 +264,34 @@ def read_fetched(folder: Path) -> Fetched:
         raise IntegrityError(f"{path}: this is no folder that `modelbake fetch --to` wrote ({error}).") from error
 
 
-def _expected(pin: FilePin, listed: RemoteFile | None) -> RemoteFile | None:
-    if listed is None:
-        return None
-    return RemoteFile(pin.size if pin.size is not None else listed.size, pin.sha256 or listed.sha256, listed.git_oid)
+def _wanted(
+    missing: dict[str, FilePin], source: Source, listing: dict[str, RemoteFile], wrong: list[str]
+) -> dict[str, RemoteFile]:
+    """What to ask the source for: of the missing files those it lists, less those it already says to have other bytes of."""
+    wanted = {}
+    for path, pin in missing.items():
+        listed = listing.get(path)
+        if listed is None:
+            continue
+        if pin.sha256 and listed.sha256 and pin.sha256 != listed.sha256:
+            wrong.append(f"{source.label}: lists {path} with the digest {listed.sha256}, but {pin.sha256} is pinned.")
+        elif pin.size is not None and listed.size is not None and pin.size != listed.size:
+            wrong.append(f"{source.label}: lists {path} with {listed.size} bytes, but {pin.size} are pinned.")
+        else:
+            size = pin.size if pin.size is not None else listed.size
+            expected = RemoteFile(size, pin.sha256 or listed.sha256, listed.git_oid)
+            try:
+                identity(expected, path, source)
+            except IntegrityError as error:
+                wrong.append(str(error))
+            else:
+                wanted[path] = expected
+    return wanted
 
 
-def _agree(pin: FilePin, listed: RemoteFile, source: Source, wrong: list[str]) -> bool:
-    """Whether the source does not already say that it has other bytes than those pinned."""
-    if pin.sha256 and listed.sha256 and pin.sha256 != listed.sha256:
-        wrong.append(f"{pin.path}: {source.label} lists the digest {listed.sha256}, but {pin.sha256} is pinned.")
-        return False
-    return True
+def _said(source: Source, error: Exception) -> str:
+    """The error with the source's name, where it does not bear it already."""
+    return str(error) if source.label in str(error) else f"{source.label}: {error}"
 
 
 def _record(bundle: Bundle, commit: str | None, blobs: dict[str, Blob]) -> SourceRecord:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-
-import httpx2
+from pathlib import Path, PurePosixPath
 
 from modelbake.bundle import HubSource
 from modelbake.errors import SourceUnreachableError
 from modelbake.settings import Settings
 from modelbake.sources.base import RemoteFile, Stream
-from modelbake.sources.http import open_url
+from modelbake.sources.http import open_url, raise_for_status, request_errors
 from modelbake.sources.local import open_file
 
 
@@ -31,9 +30,7 @@ class Hub:
     def inventory(self) -> dict[str, RemoteFile]:
         """The repository's files with the digests that the hub gives: SHA-256 of large files, git's object id of the others."""
         if self._settings.hub_offline:
-            return {
-                path: RemoteFile(size=found.stat().st_size) for path in self._paths if (found := self._cached(path))
-            }
+            return {path: self._cached_file(path, found) for path in self._paths if (found := self._cached(path))}
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -43,21 +40,30 @@ class Hub:
         )
 
         api = HfApi(endpoint=self._settings.hub_endpoint, token=self._token())
+        repository, revision = self._spec.repository, self._spec.revision
         try:
-            info = api.model_info(self._spec.repository, revision=self._spec.revision, files_metadata=True, timeout=15)
+            with request_errors(self.label, asking=True):
+                info = api.model_info(repository, revision=revision, files_metadata=True, timeout=15)
+                if info.gated:
+                    # A gated repository lists its files for everybody, and gives them to few.
+                    api.auth_check(repository)
         except GatedRepoError as error:
             raise SourceUnreachableError(
                 f"{self.label}: the repository is gated; set HF_TOKEN to a token that may read it."
             ) from error
         except RevisionNotFoundError as error:
-            raise SourceUnreachableError(f"{self.label}: there is no revision {self._spec.revision}.") from error
+            raise SourceUnreachableError(f"{self.label}: there is no revision {revision}.") from error
         except RepositoryNotFoundError as error:
             raise SourceUnreachableError(
                 f"{self.label}: there is no such repository, or HF_TOKEN may not read it."
             ) from error
-        except (HfHubHTTPError, httpx2.HTTPError) as error:
+        except HfHubHTTPError as error:
+            raise_for_status(error.response, self.label)
+            raise SourceUnreachableError(f"{self.label}: {error}") from error
+        except (ValueError, TypeError) as error:
+            # A login page in place of the listing, or a name that is no repository's.
             raise SourceUnreachableError(
-                f"{self.label}: {type(error).__name__}: {str(error).splitlines()[0]}"
+                f"{self.label}: the answer is no listing of a repository ({error})."
             ) from error
         self.commit = info.sha
         files = {}
@@ -93,6 +99,16 @@ class Hub:
 
         found = try_to_load_from_cache(self._spec.repository, path, revision=self._spec.revision)
         return Path(found) if isinstance(found, str) else None
+
+    def _cached_file(self, path: str, found: Path) -> RemoteFile:
+        """The client's cache keeps blobs/<ETag> and links to it from snapshots/<commit>/<path>; a hub's ETag is its digest."""
+        self.commit = found.parents[len(PurePosixPath(path).parts) - 1].name
+        etag = found.resolve().name
+        return RemoteFile(
+            size=found.stat().st_size,
+            sha256=etag if re.fullmatch("[0-9a-f]{64}", etag) else None,
+            git_oid=etag if re.fullmatch("[0-9a-f]{40}", etag) else None,
+        )
 
     @contextmanager
     def _open_cached(self, path: str, offset: int) -> Iterator[Stream]:

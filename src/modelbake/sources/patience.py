@@ -1,0 +1,69 @@
+"""Trying again what may have failed for a moment only: how often, and after which wait."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import tenacity
+
+from modelbake.errors import SourceUnreachableError
+from modelbake.sources.base import CancelledDownloadError, TransientError
+
+T = TypeVar("T")
+
+LONGEST_WAIT = 20.0
+
+
+def pause(stop: threading.Event, seconds: float) -> None:
+    """Wait that long, or until `stop`."""
+    stop.wait(seconds)
+
+
+def _nothing_gained() -> bool:
+    return False
+
+
+@dataclass
+class Patience:
+    """Tries again after TransientError until `limit` tries in a row gained nothing."""
+
+    limit: int
+    stop: threading.Event
+    _fruitless: int = field(default=0, init=False)
+
+    def run(self, attempt: Callable[[], T], gained: Callable[[], bool] = _nothing_gained) -> T:
+        """What `attempt` returns; `gained` is asked after each one that failed. Raises SourceUnreachableError at the limit,
+        CancelledDownloadError after `stop`."""
+        self._fruitless = 0
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            stop=lambda _: self._fruitless >= self.limit,
+            wait=self._wait,
+            sleep=lambda seconds: pause(self.stop, seconds),
+            reraise=True,
+        )
+        try:
+            result: T = tries(self._once, attempt, gained)
+        except TransientError as error:
+            raise SourceUnreachableError(f"{error} (gave up after {self.limit} tries that brought nothing)") from error
+        return result
+
+    def _once(self, attempt: Callable[[], T], gained: Callable[[], bool]) -> T:
+        if self.stop.is_set():
+            raise CancelledDownloadError("The download was stopped.")
+        try:
+            return attempt()
+        except TransientError:
+            self._fruitless = 0 if gained() else self._fruitless + 1
+            raise
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        """What the server asked for, else half a second doubled at each fruitless try, a quarter more or less by chance."""
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, TransientError) and error.retry_after is not None:
+            return error.retry_after
+        return min(LONGEST_WAIT, 0.5 * 2.0**self._fruitless) * random.uniform(0.75, 1.25)

@@ -1,0 +1,126 @@
+"""Encoders by manifest: every text and image in its place, whatever the batch, and plain errors for what cannot be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from PIL import Image
+
+from modelbake.errors import IntegrityError, MachineError, UsageError
+from modelbake.manifest import BundleEntry
+from modelbake.runtime.encoder import BATCH, ImageEncoder, TextEncoder
+from modelbake.runtime.image_preprocess import preprocess
+from tests.unit import tiny
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    tiny.models_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(models: Path) -> BundleEntry:
+    return tiny.text_bundle(models)
+
+
+@pytest.fixture(scope="module")
+def image(models: Path) -> BundleEntry:
+    return tiny.image_bundle(models)
+
+
+@pytest.fixture(scope="module")
+def encoder(text: BundleEntry, models: Path) -> TextEncoder:
+    return TextEncoder(text, models, threads=1)
+
+
+TEXTS = st.lists(st.sampled_from(tiny.WORDS[1:]), min_size=1, max_size=7).map(" ".join)
+
+
+@settings(max_examples=30)
+@given(st.lists(TEXTS, min_size=1, max_size=3 * BATCH))
+def test_each_embedding_is_that_of_its_text_whatever_the_batch(encoder: TextEncoder, texts: list[str]) -> None:
+    embeddings = encoder.embed(texts)
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == (len(texts), encoder.dimension)
+    np.testing.assert_allclose(embeddings, tiny.embedding(texts, tiny.table()), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])
+def test_the_last_batch_is_not_lost(encoder: TextEncoder, count: int) -> None:
+    texts = [tiny.WORDS[2 + index % 5] for index in range(count)]
+    np.testing.assert_allclose(encoder.embed(texts), tiny.embedding(texts, tiny.table()), atol=1e-6)
+
+
+def test_no_texts_and_no_images_give_no_embeddings(encoder: TextEncoder, image: BundleEntry, models: Path) -> None:
+    for empty in (encoder.embed([]), encoder.embed(())):
+        assert (empty.shape, empty.dtype) == ((0, 4), np.float32)
+    none = ImageEncoder(image, models).embed([])
+    assert (none.shape, none.dtype) == ((0, 3), np.float32)
+
+
+def test_images_come_decoded_as_files_or_as_bytes(image: BundleEntry, models: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (9 + i, 12, 3), dtype=np.uint8)) for i in range(BATCH + 2)]
+    given: list[Image.Image | Path | bytes] = []
+    for index, picture in enumerate(images):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        path = tmp_path / f"{index}.png"
+        path.write_bytes(buffer.getvalue())
+        given.append((picture, path, buffer.getvalue())[index % 3])
+    expected = np.stack([preprocess(picture, tiny.PREPROCESSING) for picture in images]).mean(axis=(2, 3))
+    np.testing.assert_allclose(ImageEncoder(image, models, threads=1).embed(given), expected, atol=1e-5)
+
+
+def test_a_bundle_that_does_not_embed_that_is_wrong_usage(text: BundleEntry, image: BundleEntry, models: Path) -> None:
+    with pytest.raises(UsageError, match="'tiny-text' does not embed images; it has: text_encoder") as caught:
+        ImageEncoder(text, models)
+    assert caught.value.exit_code == 2
+    with pytest.raises(UsageError, match="'tiny-image' does not embed texts; it has: image_encoder"):
+        TextEncoder(image, models)
+
+
+@pytest.mark.parametrize("field", ["tokenizer", "embedding_dimension"])
+def test_a_manifest_without_the_facts_of_a_text_encoder_is_an_integrity_error(
+    text: BundleEntry, models: Path, field: str
+) -> None:
+    entry = replace(text, artifacts=(replace(text.artifacts[0], **{field: None}),))
+    with pytest.raises(IntegrityError, match=field):
+        TextEncoder(entry, models)
+
+
+@pytest.mark.parametrize("field", ["preprocessing", "embedding_dimension"])
+def test_a_manifest_without_the_facts_of_an_image_encoder_is_an_integrity_error(
+    image: BundleEntry, models: Path, field: str
+) -> None:
+    entry = replace(image, artifacts=(replace(image.artifacts[0], **{field: None}),))
+    with pytest.raises(IntegrityError, match=field):
+        ImageEncoder(entry, models)
+
+
+def test_a_missing_graph_is_exit_7_and_a_damaged_one_exit_5(tmp_path: Path) -> None:
+    entry = tiny.text_bundle(tmp_path)
+    graph = tmp_path / entry.artifacts[0].path
+    graph.write_bytes(graph.read_bytes()[:100])
+    with pytest.raises(IntegrityError, match=graph.name) as damaged:
+        TextEncoder(entry, tmp_path)
+    graph.unlink()
+    with pytest.raises(MachineError, match=graph.name) as missing:
+        TextEncoder(entry, tmp_path)
+    assert (damaged.value.exit_code, missing.value.exit_code) == (5, 7)
+
+
+def test_a_file_that_is_no_image_is_wrong_usage(image: BundleEntry, models: Path, tmp_path: Path) -> None:
+    encoder = ImageEncoder(image, models)
+    with pytest.raises(UsageError, match=r"absent\.png"):
+        encoder.embed([tmp_path / "absent.png"])
+    with pytest.raises(UsageError, match="is not an image"):
+        encoder.embed([b"no image"])

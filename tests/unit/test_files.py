@@ -1,0 +1,85 @@
+"""Digests of files, and putting files into place whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from modelbake.errors import MachineError
+from modelbake.files import CHUNK, copy_atomically, disk_errors, file_ref, file_refs, link_or_copy, sha256_of
+from modelbake.manifest import FileRef
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1])
+def test_the_digest_is_sha256_whatever_the_size(tmp_path: Path, size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "file").write_bytes(data[:size])
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(data[:size]).hexdigest()
+
+
+def test_references_name_every_file_below_the_root_sorted(tmp_path: Path) -> None:
+    for path in ("b", "a/c", "a.x", "é/d"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path)
+    (tmp_path / "empty").mkdir()
+    refs = file_refs(tmp_path)
+    assert [ref.path for ref in refs] == sorted(["b", "a/c", "a.x", "é/d"])
+    assert file_ref(tmp_path, "b") == FileRef("b", hashlib.sha256(b"b").hexdigest(), 1) in refs
+
+
+def test_a_link_has_the_bytes_without_taking_room(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text("data")
+    link_or_copy(tmp_path / "blob", tmp_path / "new" / "folder" / "file")
+    assert (tmp_path / "new" / "folder" / "file").samefile(tmp_path / "blob")
+
+
+def test_a_file_system_without_links_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "blob").write_text("data")
+    link_or_copy(tmp_path / "blob", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "data"
+    assert not (tmp_path / "file").samefile(tmp_path / "blob")
+
+
+def test_a_copy_may_be_written_to_without_harm_to_its_source(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text("data")
+    (tmp_path / "blob").chmod(0o400)
+    copy_atomically(tmp_path / "blob", tmp_path / "models" / "file")
+    assert (tmp_path / "models" / "file").stat().st_mode & 0o777 == 0o644
+    (tmp_path / "models" / "file").write_text("mine")
+    assert (tmp_path / "blob").read_text() == "data"
+
+
+def test_a_copy_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "blob").write_text("new")
+    (tmp_path / "file").write_text("old")
+
+    def fail(source: Path, target: str) -> None:
+        Path(target).write_text("ha")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(OSError, match="No space"):
+        copy_atomically(tmp_path / "blob", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blob", "file"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM])
+def test_a_disk_that_cannot_take_it_is_a_fault_of_the_machine(number: int) -> None:
+    with pytest.raises(MachineError, match="/some/folder|/some/file") as caught, disk_errors(Path("/some/folder")):
+        raise OSError(number, os.strerror(number), "/some/file")
+    assert caught.value.exit_code == 7
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    with pytest.raises(FileNotFoundError), disk_errors(Path("/some/folder")):
+        raise FileNotFoundError(errno.ENOENT, "No such file")

@@ -1,0 +1,200 @@
+"""The steps in order, with a small exporter in place of torch's: made once, installed whole or not at all."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelbake import manifest, pipeline
+from modelbake.bundle import Bundle, Catalog
+from modelbake.errors import IntegrityError, ModelbakeError, ParityError, RefusedError
+from modelbake.export.families import Family
+from modelbake.files import sha256_of
+from modelbake.pipeline import Pipeline
+from modelbake.settings import Settings, from_environment
+from modelbake.verify import verify
+from tests.unit import tiny
+
+DEFINITION = """
+schema_version = 1
+name = "{name}"
+version = "1.0.0"
+description = "a model"
+licence = "MIT"
+pinned = {pinned}
+[model]
+kind = "text_encoder"
+model = "{model}"
+max_tokens = 5
+[[sources]]
+type = "local"
+folder = "data"
+[[files]]
+path = "weights.txt"
+{pin}
+"""
+
+# `weights.txt` holds x; the graph is [[1]], its golden says x. So 1 passes, and anything else misses the gate.
+EXPORTER = """
+from pathlib import Path
+import numpy as np
+from modelbake import goldens
+from modelbake.export.artifact import Draft, Export
+from tests.unit import tiny
+
+CALLS = []
+
+def export(bundle, sources, out):
+    CALLS.append(bundle.name)
+    x = np.array([[float((sources / "weights.txt").read_text())]], np.float32)
+    path, golden = f"onnx/{bundle.model.model}.onnx", f"goldens/{bundle.name}.npz"
+    tiny.matrix_graph(out / path, np.ones((1, 1), np.float32))
+    goldens.write(out / golden, [goldens.Case("text_encoder", "one", {"x": np.ones((1, 1), np.float32)}, {"y": x})])
+    if bundle.name == "untidy":
+        (out / "left-over").touch()
+    return Export((Draft(path, "text_encoder", (), (), {"tool": "1"}),), golden)
+"""
+
+
+@pytest.fixture
+def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The exporter's source file; its module is the family of text encoders."""
+    path = tmp_path / "code" / "tiny_exporter.py"
+    path.parent.mkdir()
+    path.write_text(textwrap.dedent(EXPORTER))
+    monkeypatch.syspath_prepend(str(path.parent))
+    family = Family("tiny_exporter", (), ("numpy",))
+    monkeypatch.setitem(pipeline.FAMILIES, "text_encoder", family)
+    yield path
+    sys.modules.pop("tiny_exporter", None)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, exporter: Path) -> Settings:
+    environ = {"MODELBAKE_ROOT": str(tmp_path / "project"), "MODELBAKE_CACHE": str(tmp_path / "cache")}
+    return from_environment(environ)
+
+
+def define(settings: Settings, name: str = "tiny", weights: str = "1", pinned: bool = True, model: str = "") -> Bundle:
+    data = settings.root / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "weights.txt").write_text(weights)
+    folder = settings.bundles_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    pin = f'sha256 = "{sha256_of(data / "weights.txt")}"' if pinned else ""
+    text = DEFINITION.format(name=name, pinned=str(pinned).lower(), pin=pin, model=model or name)
+    (folder / "bundle.toml").write_text(text)
+    return Catalog(settings.bundles_dir).get(name)
+
+
+def calls() -> list[str]:
+    found: Any = sys.modules["tiny_exporter"]
+    return list(found.CALLS)
+
+
+def test_a_build_gives_a_folder_that_verifies_by_its_manifest_alone(settings: Settings) -> None:
+    entry = Pipeline(settings).build(define(settings))
+    assert manifest.read(settings.models_dir).bundles == (entry,)
+    assert list(verify(settings.models_dir)) == ["tiny"]
+    assert sorted(tiny.contents(settings.models_dir)) == ["goldens/tiny.npz", "model_manifest.json", "onnx/tiny.onnx"]
+    assert (entry.weights, entry.pinned, entry.source.type) == ("pretrained", True, "local")
+    assert entry.artifacts[0].parity.max_abs_diff == 0
+
+
+def test_the_same_inputs_are_exported_once_and_give_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
+    bundle = define(settings)
+    Pipeline(settings).build(bundle)
+    first = tiny.contents(settings.models_dir)
+    Pipeline(settings).build(bundle)
+    assert calls() == ["tiny"]
+    elsewhere = replace(settings, models_dir=tmp_path / "other", cache_dir=tmp_path / "other-cache")
+    Pipeline(elsewhere).build(bundle)
+    assert calls() == ["tiny", "tiny"]
+    assert tiny.contents(elsewhere.models_dir) == first == tiny.contents(settings.models_dir)
+
+
+def test_a_change_of_the_exporter_s_code_exports_anew(settings: Settings, exporter: Path) -> None:
+    bundle = define(settings)
+    Pipeline(settings).build(bundle)
+    exporter.write_text(exporter.read_text() + "\n# changed\n")
+    Pipeline(settings).build(bundle)
+    assert calls() == ["tiny", "tiny"]
+
+
+def test_a_bundle_that_misses_its_gate_leaves_the_models_folder_alone(settings: Settings) -> None:
+    Pipeline(settings).build(define(settings))
+    before = tiny.contents(settings.models_dir)
+    with pytest.raises(ParityError):
+        Pipeline(settings).build(define(settings, weights="1.001"))
+    assert tiny.contents(settings.models_dir) == before
+
+
+def test_a_file_that_a_user_put_over_a_model_is_put_right_without_touching_the_cache(settings: Settings) -> None:
+    bundle = define(settings)
+    Pipeline(settings).build(bundle)
+    before = tiny.contents(settings.models_dir)
+    (settings.models_dir / "onnx" / "tiny.onnx").write_bytes(b"mine")
+    Pipeline(settings).build(bundle)
+    assert tiny.contents(settings.models_dir) == before
+    assert calls() == ["tiny"]
+
+
+def test_bundles_join_one_manifest_and_a_second_build_replaces_its_own(settings: Settings) -> None:
+    for name in ("b", "a", "b"):
+        Pipeline(settings).build(define(settings, name))
+    assert [entry.name for entry in manifest.read(settings.models_dir).bundles] == ["a", "b"]
+
+
+def test_a_bundle_does_not_overwrite_another_s_file(settings: Settings, exporter: Path) -> None:
+    Pipeline(settings).build(define(settings, "one", model="shared"))
+    before = tiny.contents(settings.models_dir)
+    sys.modules.pop("tiny_exporter")
+    exporter.write_text(exporter.read_text().replace("np.ones((1, 1), np.float32))\n", "np.full((1, 1), 1.000001, np.float32))\n", 1))
+    with pytest.raises(IntegrityError, match=r"onnx/shared\.onnx belongs to one in the models folder, and two"):
+        Pipeline(settings).build(define(settings, "two", model="shared"))
+    assert tiny.contents(settings.models_dir) == before
+
+
+def test_locked_refuses_what_is_not_pinned_before_anything_is_fetched(settings: Settings) -> None:
+    bundle = define(settings, pinned=False)
+    with pytest.raises(RefusedError, match="pinned = false") as caught:
+        Pipeline(settings, locked=True).build(bundle)
+    assert caught.value.exit_code == 8
+    assert not settings.cache_dir.exists()
+    assert Pipeline(settings, locked=True).build(define(settings)).pinned
+
+
+def test_sources_that_were_fetched_earlier_will_do_without_the_source(settings: Settings, tmp_path: Path) -> None:
+    bundle = define(settings)
+    Pipeline(settings).fetch(bundle, tmp_path / "fetched")
+    (settings.root / "data" / "weights.txt").unlink()
+    assert Pipeline(settings).build(bundle, tmp_path / "fetched").name == "tiny"
+
+
+def test_sources_of_another_definition_are_refused(settings: Settings, tmp_path: Path) -> None:
+    Pipeline(settings).fetch(define(settings), tmp_path / "fetched")
+    with pytest.raises(IntegrityError, match="was fetched for another version of tiny"):
+        Pipeline(settings).build(define(settings, model="other"), tmp_path / "fetched")
+
+
+def test_sources_that_changed_after_they_were_fetched_are_refused(settings: Settings, tmp_path: Path) -> None:
+    bundle = define(settings)
+    Pipeline(settings).fetch(bundle, tmp_path / "fetched")
+    path = tmp_path / "fetched" / "files" / "weights.txt"
+    path.unlink()
+    path.write_text("2")
+    with pytest.raises(IntegrityError, match=r"weights\.txt changed after it was fetched"):
+        Pipeline(settings).build(bundle, tmp_path / "fetched")
+    assert not settings.models_dir.exists()
+
+
+def test_an_exporter_that_leaves_files_about_is_a_bug_of_ours(settings: Settings) -> None:
+    with pytest.raises(ModelbakeError, match="left-over") as caught:
+        Pipeline(settings).build(define(settings, "untidy"))
+    assert caught.value.exit_code == 1
