@@ -138,11 +138,14 @@ def layer_sizes(archive: Path) -> tuple[int, int]:
 
 def run_command(subject: Subject, *wrapper: str) -> list[str]:
     command = [*wrapper, *subject.command]
-    return ["docker", "run", *SANDBOX, f"--entrypoint={command[0]}", subject.image, *command[1:]]
+    # torch wants a temporary folder when it is imported; modelbake needs none.
+    return ["docker", "run", *SANDBOX, "--tmpfs=/tmp", f"--entrypoint={command[0]}", subject.image, *command[1:]]
 
 
 def embedding(subject: Subject) -> list[float]:
-    done = subprocess.run(run_command(subject), capture_output=True, text=True, check=True)
+    done = subprocess.run(run_command(subject), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{subject.image} failed:\n{done.stderr}")
     return [float(word) for word in done.stdout.split()]
 
 
@@ -246,9 +249,9 @@ embed one text on the processor; their embeddings differ by {difference:.0e} at 
 and what these ask for.
 
 Times are medians of {rounds} starts of each image in turns, with the fastest and slowest in brackets, after one start that is not
-counted: the files are in the page cache. Each start is a `docker run` with no network, a read-only root and no rights, up to the first
-line printed. Peak memory is the control group's, so page cache that a container was the first to fill counts; it is the median of
-{MEMORY_ROUNDS}.
+counted: the files are in the page cache. Each start is a `docker run` with no network, a read-only root, no rights and a temporary folder
+(which torch wants), up to the first line printed. Peak memory is the control group's, so page cache that a container was the first to
+fill counts; it is the median of {MEMORY_ROUNDS}.
 
 Machine: {machine()}.
 """

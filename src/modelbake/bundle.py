@@ -18,7 +18,8 @@ SCHEMA_VERSION = 1
 Sha256 = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="SHA-256 of the file's bytes, in lower-case hexadecimal")
 ]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$(?!\n)", max_length=64)]
+# No dots: names are part of bake's target names, which have none.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$(?!\n)", max_length=64)]
 
 
 class FilePin(Struct, frozen=True, forbid_unknown_fields=True):

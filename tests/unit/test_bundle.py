@@ -19,7 +19,24 @@ SHA = "0123456789abcdef" * 4
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WHERE = "bundles/tiny/bundle.toml"
 
-HOSTILE = ("", ".", "..", "/", "/etc/passwd", "../a", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "a\\b", "a\0b", "a\nb", "a\x7f")
+HOSTILE = (
+    "",
+    ".",
+    "..",
+    "/",
+    "/etc/passwd",
+    "../a",
+    "a/../b",
+    "a/..",
+    "./a",
+    "a/./b",
+    "a//b",
+    "a/",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "a\x7f",
+)
 
 
 def definition(**changes: Any) -> dict[str, Any]:
@@ -126,7 +143,9 @@ def test_a_value_that_does_not_fit_is_refused_and_named(field: str, change: dict
     assert field in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["schema_version", "name", "version", "description", "licence", "model", "sources", "files"])
+@pytest.mark.parametrize(
+    "field", ["schema_version", "name", "version", "description", "licence", "model", "sources", "files"]
+)
 def test_a_missing_field_is_refused_and_named(field: str) -> None:
     document = definition()
     del document[field]

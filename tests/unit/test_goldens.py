@@ -66,7 +66,9 @@ def test_cases_come_back_as_they_were_sorted(folder: Path, cases: list[Case]) ->
 @given(cases=CASES)
 def test_the_same_arrays_give_the_same_bytes_whatever_their_order_and_layout(folder: Path, cases: list[Case]) -> None:
     def turned(arrays: goldens.Arrays) -> goldens.Arrays:
-        return {name: np.asfortranarray(arrays[name]) if arrays[name].ndim else arrays[name] for name in reversed(arrays)}
+        return {
+            name: np.asfortranarray(arrays[name]) if arrays[name].ndim else arrays[name] for name in reversed(arrays)
+        }
 
     goldens.write(folder / "one.npz", cases)
     other = [Case(c.role, c.name, turned(c.inputs), turned(c.outputs), turned(c.raw)) for c in reversed(cases)]

@@ -15,7 +15,12 @@ from modelbake.layers import lay_out
 from modelbake.manifest import Manifest
 from tests.unit import tiny
 
-TEXT_FILES = ["goldens/tiny-text.npz", "onnx/tiny-text.onnx", "tokenizers/tiny-text/tokenizer.json", "model_manifest.json"]
+TEXT_FILES = [
+    "goldens/tiny-text.npz",
+    "onnx/tiny-text.onnx",
+    "tokenizers/tiny-text/tokenizer.json",
+    "model_manifest.json",
+]
 
 
 @pytest.fixture
@@ -86,7 +91,9 @@ def test_a_file_that_two_bundles_share_is_laid_out_once(text: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_another_number_of_layers_is_an_error_that_says_both(text: Path, tmp_path: Path, count: int) -> None:
-    with pytest.raises(IntegrityError, match=rf"There are 4 files to lay out, but the image copies {count}: .*docker-bake\.hcl"):
+    with pytest.raises(
+        IntegrityError, match=rf"There are 4 files to lay out, but the image copies {count}: .*docker-bake\.hcl"
+    ):
         lay_out([text], tmp_path / "out", count)
     assert not (tmp_path / "out").exists()
 

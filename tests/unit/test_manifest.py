@@ -59,7 +59,9 @@ def entries(draw: st.DrawFn) -> BundleEntry:
     refs = [
         FileRef(path, draw(shas), draw(sizes)) for path in draw(st.lists(paths, min_size=2, max_size=6, unique=True))
     ]
-    tokenizer = Tokenizer(draw(st.sampled_from(["clip-merges", "tokenizer.json"])), refs[-1].path, draw(st.integers(2, 99)))
+    tokenizer = Tokenizer(
+        draw(st.sampled_from(["clip-merges", "tokenizer.json"])), refs[-1].path, draw(st.integers(2, 99))
+    )
     artifacts = [
         Artifact(
             path=ref.path,
@@ -88,7 +90,9 @@ def entries(draw: st.DrawFn) -> BundleEntry:
         licence=draw(words),
         weights=draw(st.sampled_from(["pretrained", "trained", "sample"])),
         pinned=draw(st.booleans()),
-        source=SourceRecord(draw(words), tuple(refs[:1]), draw(st.none() | words), draw(st.none() | words), draw(st.none() | sizes)),
+        source=SourceRecord(
+            draw(words), tuple(refs[:1]), draw(st.none() | words), draw(st.none() | words), draw(st.none() | sizes)
+        ),
         artifacts=tuple(artifacts),
         goldens=refs[1],
         files=tuple(refs),
@@ -200,7 +204,9 @@ def test_what_is_written_is_read_back_the_same_and_written_the_same(made: Manife
 def test_the_bytes_do_not_depend_on_the_order_of_bundles_or_keys(made: Manifest, chance: random.Random) -> None:
     bundles = list(made.bundles)
     chance.shuffle(bundles)
-    shuffled = Manifest(1, tuple(replace(b, artifacts=tuple(_shuffled(a, chance) for a in b.artifacts)) for b in bundles))
+    shuffled = Manifest(
+        1, tuple(replace(b, artifacts=tuple(_shuffled(a, chance) for a in b.artifacts)) for b in bundles)
+    )
     assert manifest.encode(shuffled) == manifest.encode(made)
 
 

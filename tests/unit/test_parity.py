@@ -61,7 +61,9 @@ def test_a_figure_is_never_above_the_gate_that_was_kept(tmp_path: Path) -> None:
 def test_one_changed_weight_misses_the_gate(tmp_path: Path) -> None:
     changed = WEIGHTS.copy()
     changed[1, 0] += 1e-4
-    with pytest.raises(ParityError, match=r"m\.onnx: case 'one' differs from the reference by 0\.0004, the gate is 1e-05") as caught:
+    with pytest.raises(
+        ParityError, match=r"m\.onnx: case 'one' differs from the reference by 0\.0004, the gate is 1e-05"
+    ) as caught:
         replayed(tmp_path, case(), weights=changed)
     assert caught.value.exit_code == 6
 
@@ -101,10 +103,14 @@ def test_an_output_that_the_graph_does_not_have_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "cases", [(), (case(role="text_encoder"),), (Case("boundary_regressor", "one", {"x": X}, {}),)], ids=["none", "other", "empty"]
+    "cases",
+    [(), (case(role="text_encoder"),), (Case("boundary_regressor", "one", {"x": X}, {}),)],
+    ids=["none", "other", "empty"],
 )
 def test_nothing_to_compare_is_no_pass(tmp_path: Path, cases: tuple[Case, ...]) -> None:
-    with pytest.raises(IntegrityError, match=r"m\.npz has no case with outputs for boundary_regressor, so m\.onnx") as caught:
+    with pytest.raises(
+        IntegrityError, match=r"m\.npz has no case with outputs for boundary_regressor, so m\.onnx"
+    ) as caught:
         replayed(tmp_path, *cases)
     assert caught.value.exit_code == 5
 
@@ -131,7 +137,8 @@ def test_rounding_up_gives_the_next_1_2_or_5_of_a_power_of_ten(value: float) -> 
 
 
 @pytest.mark.parametrize(
-    ("value", "bound"), [(0.0, 0.0), (1e-6, 1e-6), (1.0000001e-6, 2e-6), (2.1e-6, 5e-6), (5.1e-6, 1e-5), (1e-5, 1e-5), (5e-324, 5e-324)]
+    ("value", "bound"),
+    [(0.0, 0.0), (1e-6, 1e-6), (1.0000001e-6, 2e-6), (2.1e-6, 5e-6), (5.1e-6, 1e-5), (1e-5, 1e-5), (5e-324, 5e-324)],
 )
 def test_rounding_up_by_example(value: float, bound: float) -> None:
     assert parity.round_up(value) == bound
@@ -173,13 +180,20 @@ def test_padding_that_the_runtime_leaves_out_does_not_count(tmp_path: Path) -> N
         text_case(raw={"text": np.array(["red dog", "dog"])}),
         text_case(raw={"text": np.array(["red cat dog", "dog"])}),
         text_case(raw={"text": np.array(["red cat", "dog", "dog"])}),
-        text_case(inputs={name: np.pad(a, ((0, 0), (0, 1)), constant_values=1) for name, a in tiny.tokens(["red cat", "dog"]).items()}),
+        text_case(
+            inputs={
+                name: np.pad(a, ((0, 0), (0, 1)), constant_values=1)
+                for name, a in tiny.tokens(["red cat", "dog"]).items()
+            }
+        ),
         text_case(inputs={**tiny.tokens(["red cat", "dog"]), "token_type_ids": np.zeros((2, 2), np.int64)}),
     ],
     ids=["word", "longer", "more", "no padding", "another input"],
 )
 def test_token_ids_that_are_not_the_reference_s_fail(tmp_path: Path, golden: Case) -> None:
-    with pytest.raises(ParityError, match=r"tokenizers/tiny-text/tokenizer\.json: case 'texts': the runtime's") as caught:
+    with pytest.raises(
+        ParityError, match=r"tokenizers/tiny-text/tokenizer\.json: case 'texts': the runtime's"
+    ) as caught:
         replay_text(tmp_path, golden)
     assert caught.value.exit_code == 6
 

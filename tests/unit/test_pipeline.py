@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modelbake import manifest, pipeline
+from modelbake import manifest
 from modelbake.bundle import Bundle, Catalog
 from modelbake.errors import IntegrityError, ModelbakeError, ParityError, RefusedError
-from modelbake.export.families import Family
+from modelbake.export.families import FAMILIES, Family
 from modelbake.files import sha256_of
 from modelbake.pipeline import Pipeline
 from modelbake.settings import Settings, from_environment
@@ -70,7 +73,7 @@ def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path.write_text(textwrap.dedent(EXPORTER))
     monkeypatch.syspath_prepend(str(path.parent))
     family = Family("tiny_exporter", (), ("numpy",))
-    monkeypatch.setitem(pipeline.FAMILIES, "text_encoder", family)
+    monkeypatch.setitem(FAMILIES, "text_encoder", family)
     yield path
     sys.modules.pop("tiny_exporter", None)
 
@@ -151,11 +154,31 @@ def test_bundles_join_one_manifest_and_a_second_build_replaces_its_own(settings:
     assert [entry.name for entry in manifest.read(settings.models_dir).bundles] == ["a", "b"]
 
 
+def test_two_builds_at_once_lose_neither_entry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundles = [define(settings, name) for name in ("a", "b", "c")]
+    Pipeline(settings).build(bundles.pop())
+    both_read = threading.Barrier(2)
+    read = manifest.read
+
+    def slow_read(folder: Path) -> manifest.Manifest:
+        found = read(folder)
+        with suppress(threading.BrokenBarrierError):
+            both_read.wait(0.3)
+        return found
+
+    monkeypatch.setattr(manifest, "read", slow_read)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Pipeline(settings).build, bundles))
+    assert [entry.name for entry in read(settings.models_dir).bundles] == ["a", "b", "c"]
+
+
 def test_a_bundle_does_not_overwrite_another_s_file(settings: Settings, exporter: Path) -> None:
     Pipeline(settings).build(define(settings, "one", model="shared"))
     before = tiny.contents(settings.models_dir)
     sys.modules.pop("tiny_exporter")
-    exporter.write_text(exporter.read_text().replace("np.ones((1, 1), np.float32))\n", "np.full((1, 1), 1.000001, np.float32))\n", 1))
+    exporter.write_text(
+        exporter.read_text().replace("np.ones((1, 1), np.float32))\n", "np.full((1, 1), 1.000001, np.float32))\n", 1)
+    )
     with pytest.raises(IntegrityError, match=r"onnx/shared\.onnx belongs to one in the models folder, and two"):
         Pipeline(settings).build(define(settings, "two", model="shared"))
     assert tiny.contents(settings.models_dir) == before

@@ -59,7 +59,9 @@ def test_the_token_comes_from_its_file_unless_the_environment_has_it(tmp_path: P
     (tmp_path / "token").write_text("from-file\n")
     (tmp_path / "empty").write_text("\n")
     assert from_environment({"HF_TOKEN_PATH": str(tmp_path / "token")}, tmp_path).hub_token == "from-file"
-    assert from_environment({"HF_TOKEN_PATH": str(tmp_path / "token"), "HF_TOKEN": "mine"}, tmp_path).hub_token == "mine"
+    assert (
+        from_environment({"HF_TOKEN_PATH": str(tmp_path / "token"), "HF_TOKEN": "mine"}, tmp_path).hub_token == "mine"
+    )
     assert from_environment({"HF_TOKEN_PATH": str(tmp_path / "empty")}, tmp_path).hub_token is None
     assert from_environment({"HF_TOKEN_PATH": str(tmp_path / "absent")}, tmp_path).hub_token is None
     assert from_environment({"HF_TOKEN_PATH": str(tmp_path)}, tmp_path).hub_token is None

@@ -138,7 +138,9 @@ def test_only_output_prints(module: str) -> None:
         if isinstance(node, ast.Call):
             assert not (isinstance(node.func, ast.Name) and node.func.id == "print"), f"{module}:{node.lineno}"
             called = ast.unparse(node.func)
-            assert called not in ("click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"), f"{module}:{node.lineno}"
+            assert called not in ("click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"), (
+                f"{module}:{node.lineno}"
+            )
 
 
 # Whoever else may touch os.environ, and how: one sets a variable for onnxruntime, one hands the environment on to docker.

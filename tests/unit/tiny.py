@@ -65,7 +65,9 @@ def image_graph(path: Path) -> None:
     """A graph that gives the mean of each channel of pixel_values [batch, 3, SIZE, SIZE]."""
     pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])
     out = helper.make_tensor_value_info("image_embedding", TensorProto.FLOAT, ["batch", 3])
-    _save(path, [helper.make_node("ReduceMean", ["pixel_values"], [out.name], axes=[2, 3], keepdims=0)], [pixels], out, {})
+    _save(
+        path, [helper.make_node("ReduceMean", ["pixel_values"], [out.name], axes=[2, 3], keepdims=0)], [pixels], out, {}
+    )
 
 
 def matrix_graph(path: Path, weights: NDArray[np.float32]) -> None:
@@ -100,7 +102,8 @@ def embedding(texts: Iterable[str], vectors: NDArray[np.float32]) -> NDArray[np.
     """What the text graph must give, computed in double precision by numpy."""
     made = tokens(texts)
     total = (vectors.astype(np.float64)[made["input_ids"]] * made["attention_mask"][..., np.newaxis]).sum(axis=1)
-    return (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
+    unit: NDArray[np.float32] = (total / np.linalg.norm(total, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def text_bundle(models_dir: Path, name: str = "tiny-text", seed: int = 0, weights: Weights = "sample") -> BundleEntry:
@@ -138,7 +141,9 @@ def image_bundle(models_dir: Path, name: str = "tiny-image") -> BundleEntry:
     raw = np.random.default_rng(1).integers(0, 256, (12, 9, 3), dtype=np.uint8)
     pixels = preprocess(Image.fromarray(raw), PREPROCESSING)[np.newaxis]
     outputs: goldens.Arrays = {"image_embedding": pixels.astype(np.float64).mean(axis=(2, 3)).astype(np.float32)}
-    goldens.write(models_dir / golden, [Case("image_encoder", "one", {"pixel_values": pixels}, outputs, {"image.0": raw})])
+    goldens.write(
+        models_dir / golden, [Case("image_encoder", "one", {"pixel_values": pixels}, outputs, {"image.0": raw})]
+    )
     artifact = _artifact(
         models_dir,
         graph,

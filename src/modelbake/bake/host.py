@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from modelbake.settings import Settings
 
@@ -34,9 +34,8 @@ _KEYS = (
     "prefer-binary",
     "timeout",
 )
-# Options whose words are addresses or local paths, and those of several words.
+# Options whose words are addresses or local paths.
 _PLACES = ("index-url", "extra-index-url", "find-links")
-_LISTS = ("extra-index-url", "trusted-host", "find-links")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def build_pip_conf(configured: dict[str, str], with_ca: bool) -> tuple[str | Non
     for option in _KEYS:
         if option not in configured:
             continue
-        words = configured[option].split() if option in _LISTS else [configured[option]]
+        words = configured[option].split()
         remote = [word for word in words if option not in _PLACES or _is_remote(word)]
         if option == "find-links":
             folders = [folder for word in words if not _is_remote(word) and (folder := _local_folder(word)).is_dir()]
@@ -114,6 +113,5 @@ def _is_remote(word: str) -> bool:
 
 
 def _local_folder(word: str) -> Path:
-    if word.lower().startswith("file:"):
-        return Path(unquote(urlsplit(word).path))
-    return Path(os.path.expanduser(word))
+    address = re.match("(?i)file:(?://[^/]*)?(.*)", word)
+    return Path(unquote(address[1])) if address else Path(os.path.expanduser(word))

@@ -45,12 +45,14 @@ def bundle_volume(bundle_image: str, runtime_image: str) -> Iterator[str]:
     volume = f"modelbake-proof-{uuid.uuid4().hex[:12]}"
     docker("volume", "create", volume)
     try:
-        source = docker("create", "--network=none", bundle_image, "unused").decode().strip()
-        target = docker("create", "--network=none", f"--volume={volume}:/models", runtime_image).decode().strip()
+        containers: list[str] = []
         try:
-            docker("cp", "-", f"{target}:/", stdin=docker("cp", f"{source}:/models", "-"))
+            for words in ((bundle_image, "unused"), (f"--volume={volume}:/models", runtime_image)):
+                containers.append(docker("create", "--network=none", *words).decode().strip())
+            docker("cp", "-", f"{containers[1]}:/", stdin=docker("cp", f"{containers[0]}:/models", "-"))
         finally:
-            docker("rm", source, target)
+            if containers:
+                docker("rm", *containers)
         yield f"--volume={volume}:/models:ro"
     finally:
         docker("volume", "rm", volume)

@@ -41,7 +41,9 @@ class StubDocker:
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         self._write()
 
-    def answer(self, *words: str, out: str | bytes = b"", err: str | bytes = b"", code: int = 0, keep: str = "") -> None:
+    def answer(
+        self, *words: str, out: str | bytes = b"", err: str | bytes = b"", code: int = 0, keep: str = ""
+    ) -> None:
         """Answer calls that begin with `words`; `keep` has files kept that arguments holding it name after `src=`."""
         number = len(self._answers)
         found: dict[str, Any] = {"words": words, "code": code, "keep": [keep] if keep else [], "out": "", "err": ""}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def test_a_build_that_passed_leaves_no_text() -> None:
 @given(st.data())
 def test_the_layout_of_the_objects_does_not_matter(data: st.DataObject) -> None:
     expected, rest = read(FAILED)
-    separators = data.draw(st.lists(st.sampled_from(["", "\n"]), min_size=len(expected) - 1, max_size=len(expected) - 1))
+    separators = data.draw(
+        st.lists(st.sampled_from(["", "\n"]), min_size=len(expected) - 1, max_size=len(expected) - 1)
+    )
     indents = data.draw(st.lists(st.sampled_from([None, 0, 2]), min_size=len(expected), max_size=len(expected)))
     parts = [json.dumps(event, indent=indent) for event, indent in zip(expected, indents, strict=True)]
     text = "".join(part + separator for part, separator in zip(parts, [*separators, "\n"], strict=True))
@@ -73,7 +76,15 @@ def test_the_layout_of_the_objects_does_not_matter(data: st.DataObject) -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(st.sampled_from(["WARNING: no output specified", "12", "[1]", "{not json", "}", "null", '"x"']), st.integers(0, 20)), max_size=4))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["WARNING: no output specified", "12", "[1]", "{not json", "}", "null", '"x"']),
+            st.integers(0, 20),
+        ),
+        max_size=4,
+    )
+)
 def test_lines_that_are_no_objects_do_not_hide_those_that_are(strange: list[tuple[str, int]]) -> None:
     expected, _ = read(PASSED)
     lines = [json.dumps(event, indent=2) for event in expected]
@@ -97,7 +108,7 @@ def test_a_stream_that_is_cut_anywhere_gives_what_came_whole(end: int) -> None:
 def test_what_a_person_sees_of_a_build_is_its_steps_with_their_times() -> None:
     _, lines, _ = replayed(PASSED, "ok", "cache")
     assert len(lines) == 2
-    assert lines[0].endswith(" s  [cache cache 3/3] RUN --network=none id; ls -ld /cache; ls -la /cache; echo") or "[cache cache 3/3] RUN" in lines[0]
+    assert " s  [cache cache 3/3] RUN --network=none id" in lines[0]
     assert lines[1].endswith("[ok okk 2/2] RUN echo ok-79; sleep 1")
     assert float(lines[1].split()[0]) == pytest.approx(1.3, abs=0.5)
     assert not any("--mount" in line for line in lines)
@@ -153,7 +164,7 @@ def test_a_log_is_put_together_wherever_it_was_cut(cuts: list[int]) -> None:
     places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
     events = Events(())
     events.add(vertex())
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         events.add(log(data[start:end]))
     assert events.vertexes["sha256:1"].log == [line.rstrip() for line in text.splitlines() if line.strip()]
 
@@ -173,7 +184,8 @@ def test_a_log_of_a_step_that_nobody_told_of_is_left_out() -> None:
 
 
 def test_events_without_content_are_nothing() -> None:
-    for event in ({}, {"vertexes": None, "logs": None}, {"statuses": []}):
+    nothing: list[dict[str, Any]] = [{}, {"vertexes": None, "logs": None}, {"statuses": []}]
+    for event in nothing:
         assert Events(()).add(event) == []
 
 

@@ -48,9 +48,13 @@ def test_words_that_are_no_utf8_are_unknown_words(tokenize: Tokenize) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"pad": False}, {"max_tokens": None}, {"max_tokens": 6}], ids=str)
-def test_a_file_that_does_not_pad_or_cut_as_the_manifest_says_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_file_that_does_not_pad_or_cut_as_the_manifest_says_is_refused(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     tiny.tokenizer_file(tmp_path / "tokenizer.json", **settings)
-    with pytest.raises(IntegrityError, match=r"tokenizer\.json does not pad its batches and cut texts at the manifest's 5"):
+    with pytest.raises(
+        IntegrityError, match=r"tokenizer\.json does not pad its batches and cut texts at the manifest's 5"
+    ):
         load_tokenizer(SPEC, tmp_path)
 
 
