@@ -112,10 +112,8 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, path, self.path.partition("?")[2], "unknown", headers)
         hub.log.append(request)
-        if self.server.is_cdn:
-            answer = routes.cdn_answer(hub, request, self.path)
-        else:
-            answer = routes.answer(hub, request, self.path, body)
+        on_cdn = self.server.is_cdn
+        answer = routes.cdn_answer(hub, request, self.path) if on_cdn else routes.answer(hub, request, self.path, body)
         answer.headers["X-Request-Id"] = f"Root=1-{len(hub.log):08x}"
         plan = _plan(request, answer)
         has_body = self.command != "HEAD" and plan.status in (200, 206) and plan.stop > plan.start
