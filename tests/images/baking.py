@@ -41,7 +41,7 @@ def bake(
     """
     plan = buildx.plan_bake(root, tuple(outputs))
     # Needed for what is asked for, but not asked for: labels and weights go there as well.
-    sets = weight_overrides(weights_of("search"), set(plan.targets))  # type: ignore[arg-type]
+    sets = weight_overrides(weights_of("search"), set(plan.targets))
     sets += [f"{target}.output={output}" for target, output in outputs.items()]
     sets += [f"{target}.no-cache=true" for target in anew]
     return buildx.bake(root, plan, [*sets, *overrides], inputs or host(), no_cache=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -77,8 +78,6 @@ def sources(folder: Path, manifest: Manifest) -> Callable[[str], Path]:
 
 def fetch(entry: BundleEntry, to: Path) -> Path:
     """Fetch with the weights that the image has, and compare what came with the manifest."""
-    import hashlib
-
     weights = "sample" if weights_of("search")[entry.name] == "sample" else "pretrained"
     command = [str(Path(sys.executable).with_name("modelbake")), "fetch", entry.name, "--weights", weights]
     done = subprocess.run([*command, "--to", str(to)], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,7 +8,9 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from modelbake.manifest import Weights
 
 ROOT = Path(__file__).parents[2]
 TAG = os.environ.get("TAG") or "dev"
@@ -89,6 +91,7 @@ def label(name: str, key: str) -> str:
     return str((inspect(name)["Config"].get("Labels") or {}).get(key, ""))
 
 
-def weights_of(name: str) -> dict[str, str]:
+def weights_of(name: str) -> dict[str, Weights]:
     """Bundle to weights, as the image's label says."""
-    return dict(pair.split("=") for pair in label(name, "io.modelbake.weights").split(",") if pair)
+    pairs = (pair.split("=") for pair in label(name, "io.modelbake.weights").split(",") if pair)
+    return {bundle: cast(Weights, weights) for bundle, weights in pairs}
