@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-PYTHON ?= python3
+# The locks were resolved for Python 3.11, and the pinned CPU build of torch is for it alone.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # The engine that scripts/engine.sh found or made, for the commands of one recipe line.
@@ -14,7 +15,7 @@ DOCKERFILES = $(wildcard images/*/Dockerfile bench/*.Dockerfile)
 
 help:
 	@echo "make bake         build the offline images and prove them (TARGETS='search' for some; WEIGHTS=pretrained|sample)"
-	@echo "make test         unit and golden tests"
+	@echo "make test         unit, hub and golden tests"
 	@echo "make test-images  tests of the baked images, in containers"
 	@echo "make test-all     both"
 	@echo "make lint         ruff, mypy, shellcheck, hadolint"
@@ -26,14 +27,15 @@ help:
 $(VENV)/.host: locks/fetch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say make PYTHON=..." >&2; exit 7; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; exit 7; }
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r locks/fetch.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r locks/fetch.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # What the tests need: the reference frameworks and the tools.
 $(VENV)/.dev: $(VENV)/.host locks/dev.txt locks/torch.txt locks/torch-cpu.txt scripts/install_torch.sh
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "The tests need Python 3.11, for which the packages are locked: make clean, then say make PYTHON=python3.11" >&2; exit 7; }
 	scripts/install_torch.sh $(BIN)/python locks $(TORCH_INDEX)
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r locks/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r locks/dev.txt
 	@touch $@
 
 bake: $(VENV)/.host
@@ -61,7 +63,7 @@ bench: $(VENV)/.dev
 	$(WITH_ENGINE) $(BIN)/python bench/startup.py
 
 lock: $(VENV)/.dev
-	$(BIN)/pip install --quiet uv
+	$(BIN)/python -m pip install --quiet uv
 	PATH="$(BIN):$$PATH" scripts/lock.sh
 
 clean:

@@ -6,6 +6,7 @@ variable "TAG" { default = "dev" }
 variable "WEIGHTS" { default = "pretrained" }
 variable "BASE_IMAGE" { default = "python:3.11-slim" }
 variable "HF_ENDPOINT" { default = "" }
+variable "HF_HUB_OFFLINE" { default = "" }
 # Another index of CPU builds of torch than PyTorch's own; scripts/install_torch.sh tells what happens where it does not answer.
 variable "TORCH_INDEX" { default = "" }
 # Into the engine, without packing what does not pack: gzip takes longer than all else here and saves nothing on weights.
@@ -85,7 +86,14 @@ target "trees" {
   inherits   = ["_common"]
   dockerfile = "images/bundle/Dockerfile"
   contexts   = merge({ converter = "target:converter" }, bundle.data == "" ? {} : { data = bundle.data })
-  args       = { BUNDLE = bundle.name, LAYERS = bundle.layers, WEIGHTS = WEIGHTS, HF_ENDPOINT = HF_ENDPOINT }
+  args = {
+    BUNDLE         = bundle.name
+    LAYERS         = bundle.layers
+    WEIGHTS        = WEIGHTS
+    HF_ENDPOINT    = HF_ENDPOINT
+    HF_HUB_OFFLINE = HF_HUB_OFFLINE
+    DATA           = bundle.data == "" ? "data" : bundle.data
+  }
   output     = ["type=cacheonly"]
 }
 

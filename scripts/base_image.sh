@@ -61,7 +61,7 @@ pull() {
     done
     if wait "$pid"; then return 0; fi
     case $(<"$output") in
-    *"manifest unknown"* | *"not found"* | *"access denied"* | *"no matching manifest"*)
+    *"manifest unknown"* | *"not found"* | *"access denied"* | *"no matching manifest"* | *toomanyrequests* | *unauthorized*)
         die 3 "the registry has no image $image for you: $(tail -n 1 "$output")" ;;
     *"no space left"*)
         die 7 "the disk is full: $(tail -n 1 "$output")" ;;

@@ -7,9 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from modelbake.bundle import Catalog
 from modelbake.cli.main import run
-from modelbake.settings import from_environment
 
 EPILOG = "The choice of weights is WEIGHTS=auto|pretrained|sample; HF_ENDPOINT names another hub. `modelbake build --help` says more."
 
@@ -28,18 +26,15 @@ def main() -> int:
     parser.add_argument("--models-dir", type=Path, help="where to put them (default: models/)")
     parser.add_argument("--verbose", action="store_true", help="say more on what happens")
     arguments = parser.parse_args()
+    if arguments.kind == "cross_encoder":
+        parser.error("there is no reranker among the bundles yet")
 
     # The project is the one that this script stands in, wherever it is called from.
     os.environ.setdefault("MODELBAKE_ROOT", str(Path(__file__).resolve().parents[1]))
-    settings = from_environment()
-    catalog = Catalog(settings.bundles_dir)
-    bundles = [catalog.get(name) for name in catalog.names()]
-    names = [bundle.name for bundle in bundles if arguments.kind in (None, bundle.kind)]
-    if not names:
-        parser.error("there is no reranker among the bundles yet")
     options = ["--verbose"] if arguments.verbose else []
-    options += ["--models-dir", str(arguments.models_dir or settings.models_dir)]
-    return run(["build", *names, *options])
+    options += ["--kind", arguments.kind] if arguments.kind else []
+    options += ["--models-dir", str(arguments.models_dir)] if arguments.models_dir else []
+    return run(["build", *options])
 
 
 if __name__ == "__main__":

@@ -229,6 +229,11 @@ clear_stale() {
     alive "$containerd_pid" "$exec_root/containerd" || rm -f "$containerd_pid"
 }
 
+# dockerd mounts its data folder upon itself and, when it is killed, leaves that behind: the folder could not be removed.
+unmount_data() {
+    [[ $(id -u) != 0 ]] || ! mountpoint -q "$state_dir/data" 2>/dev/null || umount "$state_dir/data"
+}
+
 cmd_start() {
     local version why waited=0 limit=${MODELBAKE_ENGINE_WAIT:-60}
     [[ $limit =~ ^[0-9]+$ ]] || die 2 "MODELBAKE_ENGINE_WAIT must be a number of seconds, not '$limit'"
@@ -238,6 +243,7 @@ cmd_start() {
     fi
     if version=$(reachable_version); then
         cmd_install
+        describe "$(client)" "$version"
         return 0
     fi
     [[ ${#socket} -le 107 ]] || die 2 "$socket is too long for a socket's name: choose a shorter MODELBAKE_ENGINE_DIR"
@@ -275,6 +281,7 @@ cmd_start() {
 cmd_stop() {
     local pid waited=0
     if ! own_alive; then
+        unmount_data
         say "no engine of this script's is running"
         return 0
     fi
@@ -288,6 +295,7 @@ cmd_stop() {
         waited=$((waited + 1))
     done
     clear_stale
+    unmount_data
     say "stopped"
 }
 

@@ -11,6 +11,10 @@ if [[ $# -lt 2 || $# -gt 3 ]]; then
     exit 2
 fi
 python=$1 locks=$2 index=${3:-https://download.pytorch.org/whl/cpu}
+if [[ $index == *@* ]]; then
+    echo "torch: TORCH_INDEX holds a user name or password, which would be seen in the image's history; put that index into pip's configuration" >&2
+    exit 8
+fi
 
 answers() {
     "$python" - "$1/torch/" 2>/dev/null <<'PY'
@@ -22,7 +26,7 @@ PY
 install=("$python" -m pip install --quiet --no-deps --require-hashes)
 more=()
 if answers "$index"; then more=(--extra-index-url "$index"); fi
-"${install[@]}" "${more[@]}" -r "$locks/torch-cpu.txt" || {
+"${install[@]}" ${more[@]+"${more[@]}"} -r "$locks/torch-cpu.txt" || {
     echo "torch: the CPU build is not to be had, so the one that pip's index has" >&2
     "${install[@]}" -r "$locks/torch.txt"
 }

@@ -12,7 +12,10 @@ usage() {
 }
 
 case "${1:-} $#" in
-"fetch 4") exec modelbake fetch "$2" --weights "$3" --to "$4" ;;
+"fetch 4")
+    [[ $3 == pretrained || $3 == sample ]] || usage # The image's label says which; the build may not choose.
+    exec modelbake fetch "$2" --weights "$3" --to "$4"
+    ;;
 "build 4") exec modelbake build "$2" --sources "$3" --models-dir "$4" ;;
 "verify 2") exec modelbake verify --models-dir "$2" ;;
 *) usage ;;

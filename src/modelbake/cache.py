@@ -45,7 +45,7 @@ class StepCache:
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """SHA-256 over the source files of the modules named, packages with all that is below them; nothing is imported to find it."""
+    """SHA-256 over the source files of the modules named, packages with all that is below them; they are not run for it."""
     digest = hashlib.sha256()
     for module in sorted(set(modules)):
         spec = importlib.util.find_spec(module)

@@ -14,6 +14,8 @@ from modelbake import manifest
 from modelbake.errors import IntegrityError, RefusedError, UsageError
 from modelbake.files import disk_errors, sha256_of
 
+# How many stages images/layered/Dockerfile has.
+MOST_LAYERS = 32
 # Where the models stand in an image.
 IMAGE_ROOT = "models"
 
@@ -38,6 +40,10 @@ def lay_out(models_dirs: list[Path], to: Path, count: int) -> list[str]:
     if len(paths) != count:
         raise IntegrityError(
             f"There are {len(paths)} files to lay out, but the image copies {count}: correct the number of layers in docker-bake.hcl."
+        )
+    if count > MOST_LAYERS:
+        raise IntegrityError(
+            f"{count} layers are more than the {MOST_LAYERS} stages of images/layered/Dockerfile; add stages there and here."
         )
     with disk_errors(to):
         to.mkdir(parents=True, exist_ok=True)

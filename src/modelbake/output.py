@@ -82,7 +82,8 @@ class Output:
         return bar
 
     def _error_line(self, text: str) -> None:
-        if sys.stderr.isatty():
+        # Only a bar that is shown has to be written around; the runtime's image has no tqdm at all.
+        if "tqdm" in sys.modules and sys.stderr.isatty():
             from tqdm import tqdm
 
             tqdm.write(text, file=sys.stderr)

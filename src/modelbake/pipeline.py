@@ -120,7 +120,7 @@ class Pipeline:
         Under a lock, so that the entry of another bundle, built at the same time, is not lost.
         """
         models = self.settings.models_dir
-        with disk_errors(models), FileLock(self.settings.cache_dir / "install.lock"):
+        with disk_errors(models), _install_lock(models):
             models.mkdir(parents=True, exist_ok=True)
             present = [manifest.read(models)] if (models / manifest.MANIFEST_NAME).exists() else []
             _refuse_overwriting(entry, present)
@@ -129,6 +129,12 @@ class Pipeline:
                 if not (target.is_file() and target.stat().st_size == ref.size and sha256_of(target) == ref.sha256):
                     copy_atomically(made / ref.path, target)
             manifest.write(models, manifest.merge([*present, Manifest(manifest.SCHEMA_VERSION, (entry,))]))
+
+
+def _install_lock(models: Path) -> FileLock:
+    """One lock for a models folder, whoever writes to it and with whatever cache; beside it, since what is in it gets baked."""
+    models.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(models.with_name(f".{models.name}.lock"))
 
 
 def _refuse_overwriting(entry: BundleEntry, present: list[Manifest]) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
+from urllib.parse import urlsplit
 
-from modelbake.errors import UsageError
+from modelbake.errors import RefusedError, UsageError
 
 WeightsPolicy = Literal["auto", "pretrained", "sample"]
 WEIGHTS_POLICIES = ("auto", "pretrained", "sample")
@@ -27,8 +28,6 @@ class Settings:
     hub_endpoint: str
     hub_token: str | None
     hub_offline: bool
-    registry: str
-    tag: str
     ca_bundle: Path | None
 
     @property
@@ -38,8 +37,10 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, REGISTRY, TAG, and
-    SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT; the root is else the nearest folder above `directory` that has bundles/."""
+    HF_HUB_OFFLINE, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
+
+    The root is else the nearest folder above `directory` that has bundles/.
+    """
     here = directory or Path.cwd()
     root = Path(environ["MODELBAKE_ROOT"]) if environ.get("MODELBAKE_ROOT") else _find_root(here)
     cache_home = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache")
@@ -48,11 +49,9 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         models_dir=Path(environ.get("MODELBAKE_MODELS") or root / "models"),
         cache_dir=Path(environ.get("MODELBAKE_CACHE") or cache_home / "modelbake"),
         weights=weights_policy(environ.get("WEIGHTS") or "auto"),
-        hub_endpoint=(environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/"),
+        hub_endpoint=_hub_endpoint(environ.get("HF_ENDPOINT") or PUBLIC_HUB),
         hub_token=environ.get("HF_TOKEN", "").strip() or _read_token(environ.get("HF_TOKEN_PATH")),
         hub_offline=environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
-        registry=environ.get("REGISTRY", ""),
-        tag=environ.get("TAG") or "dev",
         ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
     )
 
@@ -68,6 +67,13 @@ def weights_policy(text: str) -> WeightsPolicy:
 
 def _find_root(here: Path) -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "bundles").is_dir()), here)
+
+
+def _hub_endpoint(text: str) -> str:
+    if "@" in urlsplit(text).netloc:
+        # It would be seen in messages, build arguments and provenance.
+        raise RefusedError("HF_ENDPOINT holds a user name or password; take them out, and give a token in HF_TOKEN.")
+    return text.rstrip("/")
 
 
 def _first_file(environ: Mapping[str, str], *names: str) -> Path | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from modelbake import manifest
+from modelbake import layers, manifest
 from modelbake.errors import IntegrityError, MachineError, RefusedError, UsageError
 from modelbake.files import sha256_of
 from modelbake.layers import lay_out
@@ -96,6 +97,20 @@ def test_another_number_of_layers_is_an_error_that_says_both(text: Path, tmp_pat
     ):
         lay_out([text], tmp_path / "out", count)
     assert not (tmp_path / "out").exists()
+
+
+def test_more_files_than_an_image_has_stages_for_are_an_error(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "MOST_LAYERS", 3)
+    with pytest.raises(IntegrityError, match="4 layers are more than the 3 stages"):
+        lay_out([text], tmp_path / "out", 4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_stages_of_the_layered_image_are_as_many_as_the_code_says() -> None:
+    dockerfile = Path(__file__).resolve().parents[2] / "images" / "layered" / "Dockerfile"
+    assert len(re.findall(r"^FROM upto-.* AS upto-\d+$", dockerfile.read_text(), re.MULTILINE)) == layers.MOST_LAYERS
 
 
 def test_a_missing_file_is_an_integrity_error(text: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import sys
 
 import pytest
 
@@ -44,6 +47,17 @@ def test_progress_shows_nothing_where_there_is_no_terminal(capsys: pytest.Captur
     progress.update(10)
     progress.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_where_tqdm_is_not_installed_is_spoken_to_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tqdm", raising=False)
+    ours, theirs = pty.openpty()
+    with open(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        Output().warn("what happened")
+    assert os.read(ours, 100) == b"WARNING: what happened\r\n"
+    os.close(ours)
+    assert "tqdm" not in sys.modules
 
 
 def test_a_table_has_columns_as_wide_as_their_widest_cell() -> None:

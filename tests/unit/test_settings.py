@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modelbake.errors import UsageError
+from modelbake.errors import RefusedError, UsageError
 from modelbake.settings import PUBLIC_HUB, from_environment, weights_policy
 
 
@@ -17,7 +17,7 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path) -> None:
     assert (found.root, found.models_dir, found.bundles_dir) == (tmp_path, tmp_path / "models", tmp_path / "bundles")
     assert found.cache_dir == Path("/home/me/.cache/modelbake")
     assert (found.weights, found.hub_endpoint, found.hub_token, found.hub_offline) == ("auto", PUBLIC_HUB, None, False)
-    assert (found.registry, found.tag, found.ca_bundle) == ("", "dev", None)
+    assert found.ca_bundle is None
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,17 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path) -> None:
         ("HF_HUB_OFFLINE", "1", "hub_offline", True),
         ("HF_HUB_OFFLINE", "TRUE", "hub_offline", True),
         ("HF_HUB_OFFLINE", "0", "hub_offline", False),
-        ("REGISTRY", "host/", "registry", "host/"),
-        ("TAG", "1.0", "tag", "1.0"),
-        ("TAG", "", "tag", "dev"),
+        ("HF_ENDPOINT", "http://hub:1/a@b", "hub_endpoint", "http://hub:1/a@b"),
     ],
 )
 def test_each_variable_sets_its_field(tmp_path: Path, variable: str, value: str, field: str, expected: Any) -> None:
     assert getattr(from_environment({variable: value}, tmp_path), field) == expected
+
+
+def test_an_endpoint_that_holds_a_password_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="HF_TOKEN") as caught:
+        from_environment({"HF_ENDPOINT": "https://me:marked-secret@hub.example"}, tmp_path)
+    assert "marked-secret" not in str(caught.value)
 
 
 def test_the_root_is_the_nearest_folder_above_that_has_bundles(tmp_path: Path) -> None:

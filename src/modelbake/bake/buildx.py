@@ -24,6 +24,8 @@ from modelbake.output import out
 _EXIT_CODE = re.compile(r"did not complete successfully: exit code: (\d+)$")
 _OWN_STEPS = ("setup_models_docker.sh", "modelbake layers")
 _TAIL_LINES = 25
+# By SIGKILL, which is how the kernel ends what takes too much memory, or by SIGTERM.
+_KILLED = (137, 143)
 
 
 class BuildError(ModelbakeError):
@@ -262,4 +264,8 @@ def _failure(events: Events, rest: str) -> ModelbakeError:
         message = "\n".join(log[starts[-1] :]).removeprefix("error: ")
         return BuildError(f"{vertex.name.partition(']')[0]}] {message}", code)
     tail = "\n".join(log[-_TAIL_LINES:])
-    return BuildError(f"The build step {vertex.name!r} failed with exit code {code}:\n{tail}", 1 if own else 7)
+    killed = code in _KILLED
+    advice = "\nIt was killed: free some memory, or build one bundle at a time." if killed else ""
+    return BuildError(
+        f"The build step {vertex.name!r} failed with exit code {code}:\n{tail}{advice}", 1 if own and not killed else 7
+    )

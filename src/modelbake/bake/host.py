@@ -33,6 +33,8 @@ _KEYS = (
     "only-binary",
     "prefer-binary",
     "timeout",
+    "default-timeout",
+    "retries",
 )
 # Options whose words are addresses or local paths.
 _PLACES = ("index-url", "extra-index-url", "find-links")

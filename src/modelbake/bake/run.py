@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from modelbake import manifest
 from modelbake.bake import buildx, proof
 from modelbake.bake.docker import inspect_image, read_file
 from modelbake.bake.host import host_inputs
-from modelbake.bundle import Bundle, Catalog
+from modelbake.bundle import Bundle, Catalog, HubSource
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.manifest import BundleEntry, Weights
 from modelbake.output import out
@@ -24,11 +27,14 @@ RELEASE = "release-"
 
 @dataclass(frozen=True)
 class BakedImage:
-    """One image of the table: `size` in bytes, `weights` by bundle, the worst parity figure, `seconds` of its own steps."""
+    """One image of the table.
+
+    `size` in bytes (None where it is not in the engine), `weights` by bundle, the worst parity figure, `seconds` of its own steps.
+    """
 
     name: str
     id: str
-    size: int
+    size: int | None
     bundles: tuple[str, ...]
     weights: dict[str, str]
     max_abs_diff: float | None
@@ -40,8 +46,13 @@ class BakedImage:
 
 
 def run_bake(settings: Settings, catalog: Catalog, names: tuple[str, ...], no_cache: bool) -> list[BakedImage]:
-    """Build the targets named (default: the default group) and return their images."""
+    """Build the targets named (default: the default group) and return their images.
+
+    With a bundle the runtime is built too, since the proof runs the bundle in it.
+    """
     plan = buildx.plan_bake(settings.root, names)
+    if any(target.startswith("bundle-") for target in plan.wanted) and "runtime" not in plan.wanted:
+        plan = buildx.plan_bake(settings.root, (*plan.wanted, "runtime"))
     bundles = [catalog.get(name) for name in catalog.names() if f"trees-{name}" in plan.targets]
     weights = {bundle.name: choose_weights(settings, bundle) for bundle in bundles}
     overrides = weight_overrides(weights, set(plan.targets))
@@ -61,7 +72,7 @@ def choose_weights(settings: Settings, bundle: Bundle) -> Weights:
         return real
     if settings.weights == "sample":
         return "sample"
-    found, reasons = Fetcher(settings).available(bundle)
+    found, reasons = _available_to_a_build(settings, bundle)
     if found:
         return real
     tried = "\n".join(f"  - {reason}" for reason in reasons)
@@ -74,6 +85,18 @@ def choose_weights(settings: Settings, bundle: Bundle) -> Weights:
         f"{bundle.name}: building with SAMPLE WEIGHTS (random), since no source has the real ones. Tried:\n{tried}"
     )
     return "sample"
+
+
+def _available_to_a_build(settings: Settings, bundle: Bundle) -> tuple[bool, list[str]]:
+    """Whether the fetch stage will find the real files. It sees neither this host's blobs nor the hub client's cache here."""
+    reasons = []
+    if settings.hub_offline:
+        bundle = replace(
+            bundle, sources=tuple(source for source in bundle.sources if not isinstance(source, HubSource))
+        )
+        reasons.append("hub: HF_HUB_OFFLINE is set")
+    found, more = Fetcher(dataclasses.replace(settings, cache_dir=settings.cache_dir / "check")).available(bundle)
+    return found, reasons + more
 
 
 def weight_overrides(weights: dict[str, Weights], plan: set[str]) -> list[str]:
@@ -93,6 +116,10 @@ def weights_label(weights: dict[str, Any]) -> str:
 
 def _baked(settings: Settings, target: str, images: dict[str, str], times: dict[str, float]) -> BakedImage:
     name = images[target]
+    own = target.removeprefix(RELEASE)
+    spent = sum(times.get(t, 0.0) for t in (target, own.replace("bundle-", "trees-"), f"trees-{own}"))
+    if own != target:
+        return BakedImage(name, "", None, (), {}, None, spent, "pushed, not run")
     found = inspect_image(name)
     label = (found["Config"].get("Labels") or {}).get(WEIGHTS_LABEL)
     entries: tuple[BundleEntry, ...] = ()
@@ -112,7 +139,7 @@ def _baked(settings: Settings, target: str, images: dict[str, str], times: dict[
         bundles=tuple(entry.name for entry in entries),
         weights={entry.name: entry.weights for entry in entries},
         max_abs_diff=max((a.parity.max_abs_diff for entry in entries for a in entry.artifacts), default=None),
-        seconds=sum(times.get(t, 0.0) for t in (target, target.replace("bundle-", "trees-"), f"trees-{target}")),
+        seconds=spent,
         proof=_proof(settings, target, name, images.get("runtime"), found["Id"], entries),
     )
 

@@ -28,7 +28,7 @@ def command(targets: tuple[str, ...], weights: str | None, no_cache: bool) -> No
     rows = [
         [
             image.name,
-            f"{image.size / 1e6:.0f} MB",
+            f"{image.size / 1e6:.0f} MB" if image.size is not None else "-",
             ", ".join(image.bundles) or "-",
             ", ".join(sorted(set(image.weights.values()))) or "-",
             f"{image.max_abs_diff:g}" if image.max_abs_diff is not None else "-",
@@ -42,7 +42,7 @@ def command(targets: tuple[str, ...], weights: str | None, no_cache: bool) -> No
     out.result([image.as_json() for image in baked], [*table(header, rows), footer])
     for image in baked:
         random = [name for name, kind in image.weights.items() if kind == "sample"]
-        if random and image.name.partition("/")[2].startswith("search"):
+        if random:
             out.warn(
                 f"{image.name} holds SAMPLE WEIGHTS (random) for {', '.join(random)}: for trying out, not for use."
             )

@@ -8,6 +8,7 @@ import click
 
 from modelbake.bundle import Catalog
 from modelbake.cli.options import load_settings, locked_option, models_dir_option, speaking, weights_option
+from modelbake.errors import UnknownNameError
 from modelbake.output import out, table
 
 
@@ -18,22 +19,28 @@ from modelbake.output import out, table
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Take the source files from this folder, which `modelbake fetch --to` filled, and use no network.",
 )
+@click.option("--kind", help="Build only the bundles of this kind, as `modelbake list` shows it.")
 @models_dir_option
 @weights_option
 @locked_option
 @speaking
 def command(
-    bundles: tuple[str, ...], sources: Path | None, models_dir: Path | None, weights: str | None, locked: bool
+    bundles: tuple[str, ...],
+    sources: Path | None,
+    kind: str | None,
+    models_dir: Path | None,
+    weights: str | None,
+    locked: bool,
 ) -> None:
     """Fetch, export and verify BUNDLES (default: all) and put them into the models folder."""
     from modelbake.pipeline import Pipeline
 
     settings = load_settings(models_dir, weights)
     pipeline = Pipeline(settings, locked)
-    entries = [
-        pipeline.build(bundle, sources / bundle.name if sources else None)
-        for bundle in Catalog(settings.bundles_dir).select(bundles)
-    ]
+    chosen = [bundle for bundle in Catalog(settings.bundles_dir).select(bundles) if kind in (None, bundle.kind)]
+    if not chosen:
+        raise UnknownNameError(f"No bundle here is of the kind {kind!r}; `modelbake list` shows what there is.")
+    entries = [pipeline.build(bundle, sources / bundle.name if sources else None) for bundle in chosen]
     results, rows = [], []
     for entry in entries:
         size = sum(ref.size for ref in entry.files)

@@ -13,19 +13,20 @@ from modelbake.output import out, table
 
 
 @click.command("list")
+@click.option("--built", is_flag=True, help="Only those that the models folder holds; it must hold a manifest.")
 @models_dir_option
 @speaking
-def command(models_dir: Path | None) -> None:
+def command(built: bool, models_dir: Path | None) -> None:
     """List the bundles: those of this project, and those that the models folder holds."""
     settings = load_settings(models_dir)
     catalog = Catalog(settings.bundles_dir)
-    defined = {name: catalog.get(name) for name in catalog.names()}
-    has_manifest = (settings.models_dir / manifest.MANIFEST_NAME).exists()
-    built = {entry.name: entry for entry in manifest.read(settings.models_dir).bundles} if has_manifest else {}
+    defined = {} if built else {name: catalog.get(name) for name in catalog.names()}
+    has_manifest = built or (settings.models_dir / manifest.MANIFEST_NAME).exists()
+    entries = {entry.name: entry for entry in manifest.read(settings.models_dir).bundles} if has_manifest else {}
     rows = []
-    for name in sorted(defined.keys() | built.keys()):
-        one = built.get(name) or defined[name]
-        entry = built.get(name)
+    for name in sorted(defined.keys() | entries.keys()):
+        one = entries.get(name) or defined[name]
+        entry = entries.get(name)
         rows.append(
             {
                 "name": name,

@@ -194,7 +194,7 @@ def _image_tower(model: Any) -> Any:
 def _replace_attention(module: Any) -> None:
     """Put a traceable self-attention in the place of every nn.MultiheadAttention below `module`.
 
-    torch's own, traced, fixes the sequence length it saw (notes on the exporter: a Reshape with a constant).
+    torch's own, traced, fixes the sequence length it saw in a Reshape with a constant.
     """
     import torch
 

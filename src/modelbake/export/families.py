@@ -48,16 +48,16 @@ FAMILIES = {
     "clip": Family(
         "modelbake.export.clip",
         (*_SHARED_CODE, "modelbake.export.clip", "modelbake.runtime.clip_tokenizer"),
-        ("onnx", "open_clip_torch", "timm", "torch"),
+        ("ftfy", "numpy", "onnx", "open_clip_torch", "pillow", "regex", "safetensors", "timm", "torch", "torchvision"),
     ),
     "text_encoder": Family(
         "modelbake.export.text_encoder",
         (*_SHARED_CODE, "modelbake.export.text_encoder"),
-        ("onnx", "sentence-transformers", "tokenizers", "torch", "transformers"),
+        ("numpy", "onnx", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"),
     ),
     "boundary_regressor": Family(
         "modelbake.export.boundary_regressor",
         (*_SHARED_CODE, "modelbake.export.boundary_regressor"),
-        ("onnx", "torch"),
+        ("numpy", "onnx", "torch"),
     ),
 }

@@ -18,8 +18,6 @@ from PIL import Image, UnidentifiedImageError
 from modelbake.errors import RefusedError, UsageError
 from modelbake.manifest import ImagePreprocessing
 
-ImageSpec = ImagePreprocessing
-
 # Bound on an image's pixels, as stored and as resized: where Pillow starts to warn of decompression bombs.
 MAX_PIXELS = 89_478_485
 
@@ -32,7 +30,7 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 _SEPARABLE_MODES = ("RGB", "L")
 
 
-def preprocess(image: Image.Image, spec: ImageSpec) -> npt.NDArray[np.float32]:
+def preprocess(image: Image.Image, spec: ImagePreprocessing) -> npt.NDArray[np.float32]:
     """The image encoder's input for an image of any mode: float32 [3, size, size], contiguous, channels R, G, B.
 
     Raises UsageError where the image has no pixels or its mode cannot become RGB, RefusedError where its sides differ
@@ -61,7 +59,7 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> npt.NDArray[np.float32]:
     return output
 
 
-def preprocess_file(source: str | os.PathLike[str] | bytes, spec: ImageSpec) -> npt.NDArray[np.float32]:
+def preprocess_file(source: str | os.PathLike[str] | bytes, spec: ImagePreprocessing) -> npt.NDArray[np.float32]:
     """preprocess() of an image file, given as its path or its bytes; the bytes may come from anywhere.
 
     Raises UsageError where the file cannot be opened, is no image in one of FORMATS, or is truncated or damaged;
@@ -70,16 +68,6 @@ def preprocess_file(source: str | os.PathLike[str] | bytes, spec: ImageSpec) -> 
     with _open(source) as image:
         _load(image, _name(source))
         return preprocess(image, spec)
-
-
-def load_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    """The decoded first frame of an image file, in the file's own mode; the file is closed.
-
-    Errors as in preprocess_file.
-    """
-    with _open(source) as image:
-        _load(image, _name(source))
-        return image
 
 
 def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:

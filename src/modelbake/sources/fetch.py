@@ -213,7 +213,7 @@ class Fetcher:
         self, bundle: Bundle, weights: Weights, source: SourceRecord, blobs: dict[str, Blob], to: Path
     ) -> Fetched:
         for path, blob in blobs.items():
-            refuse_pickle(blob.path, f"{path} of {bundle.name}")
+            refuse_pickle(blob.path, path, f"{path} of {bundle.name}")
         fetched = Fetched(bundle.name, bundle.digest, weights, source)
         with self._writing(bundle):
             if not _holds(to, fetched):

@@ -80,7 +80,7 @@ class Hub:
         if self._settings.hub_offline:
             return self._open_cached(path, offset)
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils._headers import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         url = hf_hub_url(
             self._spec.repository,

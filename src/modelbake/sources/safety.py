@@ -12,14 +12,17 @@ _PROTO = 0x80
 _PROTOCOLS = range(2, 6)
 # The first member's header (APPNOTE.TXT, 4.3.7), by which torch.load knows an archive.
 _ZIP = b"PK\3\4"
+# Names under which pickles are passed on. Protocols 0 and 1 begin with no mark, so there the name has to do.
+_NAMES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 
 
-def refuse_pickle(path: Path, what: str) -> None:
-    """RefusedError where the file is a bare pickle or an archive of torch.save, which holds one."""
+def refuse_pickle(path: Path, name: str, what: str) -> None:
+    """RefusedError where the file is a bare pickle or an archive of torch.save, which holds one, or where `name`, which it has at
+    its source, is one that such files bear."""
     with path.open("rb") as file:
         head = file.read(4)
     bare = len(head) >= 2 and head[0] == _PROTO and head[1] in _PROTOCOLS
-    if bare or (head == _ZIP and _holds_pickle(path)):
+    if name.lower().endswith(_NAMES) or bare or (head == _ZIP and _holds_pickle(path)):
         raise RefusedError(
             f"{what} is a pickle or an archive that may hold one, which can run code when it is read. "
             "Take the same weights as safetensors."

@@ -18,7 +18,7 @@ from modelbake.bake import buildx, run
 from modelbake.bake.buildx import Plan, plan_bake
 from modelbake.bake.host import HostInputs
 from modelbake.bake.run import choose_weights, run_bake, weight_overrides, weights_label
-from modelbake.bundle import Bundle, Catalog
+from modelbake.bundle import Bundle, Catalog, HubSource
 from modelbake.errors import IntegrityError, MachineError, ParityError, SourceUnreachableError, UnknownNameError
 from modelbake.manifest import BundleEntry, Manifest
 from modelbake.settings import Settings, from_environment
@@ -102,6 +102,10 @@ def test_weights_go_to_the_targets_of_the_plan_alone() -> None:
         "search.labels.io.modelbake.weights=a=sample,b=trained,c=pretrained",
     ]
     assert weight_overrides(weights, {"runtime"}) == []
+    assert weight_overrides({"a": "sample"}, {"release-bundle-a", "release-search"}) == [
+        "release-bundle-a.labels.io.modelbake.weights=a=sample",
+        "release-search.labels.io.modelbake.weights=a=sample",
+    ]
 
 
 def test_the_label_is_sorted_and_empty_for_nothing() -> None:
@@ -113,11 +117,14 @@ class StubFetcher:
     """Says whether a source has the files, without asking one."""
 
     found = True
+    cache_dir = Path()
+    asked: tuple[object, ...] = ()
 
     def __init__(self, settings: Settings) -> None:
-        pass
+        type(self).cache_dir = settings.cache_dir
 
     def available(self, bundle: Bundle) -> tuple[bool, list[str]]:
+        type(self).asked = bundle.sources
         return self.found, [] if self.found else ["hub o/r: cannot be reached", "wheel x: not there"]
 
 
@@ -142,6 +149,14 @@ def test_auto_takes_sample_weights_with_a_warning_that_names_every_source(
     assert said.startswith("WARNING: tiny: building with SAMPLE WEIGHTS (random)")
     assert "hub o/r: cannot be reached" in said
     assert "wheel x: not there" in said
+
+
+def test_what_only_this_host_has_counts_for_nothing(settings: Settings, reachable: type[StubFetcher]) -> None:
+    choose_weights(settings, bundle())
+    assert reachable.cache_dir != settings.cache_dir
+    assert any(isinstance(source, HubSource) for source in reachable.asked)
+    choose_weights(replace(settings, hub_offline=True), bundle())
+    assert not any(isinstance(source, HubSource) for source in reachable.asked)
 
 
 def test_pretrained_allows_no_others(settings: Settings, reachable: type[StubFetcher]) -> None:
@@ -301,6 +316,28 @@ def test_a_bake_tells_and_proves_every_image_once(
     assert ["volume", "rm", volume.removeprefix("--volume=").partition(":")[0]] in docker.calls
     assert [image.proof for image in run_bake(sample, catalog, (), no_cache=False)] == ["-", "as before", "as before"]
     assert len([words for words in docker.calls if words[0] == "run"]) == len(proofs)
+
+
+def test_a_bundle_comes_with_the_runtime_that_proves_it(
+    docker: StubDocker, settings: Settings, catalog: Catalog, entry: BundleEntry
+) -> None:
+    answers(docker, entry)
+    baked = run_bake(replace(settings, weights="sample"), catalog, ("bundle-a",), no_cache=False)
+    assert [(image.name, image.proof) for image in baked] == [
+        ("modelbake/bundle-a:dev", "passed"),
+        ("modelbake/runtime:dev", "-"),
+    ]
+
+
+def test_what_is_published_is_not_run(
+    docker: StubDocker, settings: Settings, catalog: Catalog, entry: BundleEntry
+) -> None:
+    group = {"release": {"targets": ["release-bundle-a"]}}
+    docker.answer("buildx", "bake", "--print", out=printed("release-bundle-a", "bundle-a", "trees-a", group=group))
+    docker.answer("buildx", "bake", err=PASSED)
+    (image,) = run_bake(replace(settings, weights="sample"), catalog, ("release",), no_cache=False)
+    assert (image.name, image.size, image.proof) == ("modelbake/release-bundle-a:dev", None, "pushed, not run")
+    assert [words[0] for words in docker.calls] == ["buildx", "buildx"]
 
 
 @pytest.mark.parametrize("vector", [(1, 0, 0), (1, 1, 0, 0), (0, 0, 0, 0), (float("nan"), 0, 0, 0)])

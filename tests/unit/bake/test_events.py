@@ -222,6 +222,17 @@ def test_a_step_of_ours_that_died_without_a_word_is_a_bug_of_ours() -> None:
     assert "ZeroDivisionError" in str(raised)
 
 
+@pytest.mark.parametrize("code", ["137", "143"])
+def test_a_step_of_ours_that_was_killed_is_the_machine_s_failure(code: str) -> None:
+    events = Events(())
+    events.add(vertex(OWN))
+    events.add(log(b"tiny: exporting\n"))
+    events.add(vertex(OWN, error=error(code)))
+    raised = _failure(events, "")
+    assert raised.exit_code == 7
+    assert "free some memory" in str(raised)
+
+
 def test_only_the_end_of_a_long_log_is_told() -> None:
     events = Events(())
     events.add(vertex())

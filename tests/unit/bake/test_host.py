@@ -163,6 +163,8 @@ def test_the_host_s_inputs_are_only_what_exists(tmp_path: Path, monkeypatch: pyt
         "PIP_TRUSTED_HOST",
         "PIP_NO_INDEX",
         "PIP_TIMEOUT",
+        "PIP_DEFAULT_TIMEOUT",
+        "PIP_RETRIES",
         "PIP_PROXY",
         "PIP_PREFER_BINARY",
         "PIP_ONLY_BINARY",

@@ -141,6 +141,18 @@ def test_the_list_needs_no_models(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert names == Catalog(ROOT / "bundles").names()
 
 
+def test_the_list_of_what_is_built_needs_a_manifest(
+    models: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert [row["name"] for row in as_json(capsys, "list", "--built")] == ["tiny-image", "tiny-text"]
+    assert run(["list", "--built", "--models-dir", str(tmp_path / "absent")]) == 7
+
+
+def test_a_kind_that_no_bundle_has_is_an_unknown_name(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", "--kind", "no_such_kind"]) == 3
+    assert "of the kind 'no_such_kind'" in capsys.readouterr().err
+
+
 def test_verifying_shows_the_figures(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, "verify")
     assert set(found) == {"tiny-image", "tiny-text"}

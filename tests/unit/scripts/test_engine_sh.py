@@ -492,11 +492,14 @@ def test_a_base_image_that_is_there_is_only_reported(machine: Machine) -> None:
     assert "not the official image" in done.stdout
 
 
-def test_a_registry_that_says_no_is_believed(machine: Machine) -> None:
-    machine.stub("docker", PULLED + 'pull*) echo "python:3.11-slim: not found" >&2; exit 1 ;;\nesac')
+@pytest.mark.parametrize(
+    "words", ["python:3.11-slim: not found", "toomanyrequests: slow down", "unauthorized: sign in"]
+)
+def test_a_registry_that_says_no_is_believed(machine: Machine, words: str) -> None:
+    machine.stub("docker", PULLED + f'pull*) echo "{words}" >&2; exit 1 ;;\nesac')
     done = machine.run("base_image.sh")
     assert done.returncode == 3
-    assert "not found" in done.stderr
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize(

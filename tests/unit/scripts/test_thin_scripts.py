@@ -53,9 +53,24 @@ def test_the_docker_steps_are_commands_of_modelbake(tmp_path: Path, arguments: l
     assert done.stdout.strip() == passed_on
 
 
-@pytest.mark.parametrize("arguments", [[], ["fetch"], ["build", "b"], ["other", "x", "y", "z"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["fetch"], ["fetch", "b", "auto", "/s"], ["build", "b"], ["other", "x", "y", "z"]]
+)
 def test_other_words_to_the_docker_steps_are_a_usage_error(arguments: list[str]) -> None:
     script = ROOT / "scripts" / "setup_models_docker.sh"
     done = subprocess.run(["bash", str(script), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "fetch BUNDLE WEIGHTS SOURCES" in done.stderr
+
+
+def test_an_index_with_a_password_is_refused_and_not_repeated() -> None:
+    script = ROOT / "scripts" / "install_torch.sh"
+    done = subprocess.run(
+        ["bash", str(script), sys.executable, str(ROOT / "locks"), "https://me:marked-secret@index.example/whl"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 8
+    assert "pip's configuration" in done.stderr
+    assert "marked-secret" not in done.stderr

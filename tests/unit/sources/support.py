@@ -48,8 +48,6 @@ def make_settings(folder: Path, endpoint: str = "http://127.0.0.1:9", **fields: 
         hub_endpoint=endpoint,
         hub_token=None,
         hub_offline=False,
-        registry="",
-        tag="dev",
         ca_bundle=None,
     )
     return replace(settings, **fields)  # type: ignore[arg-type]

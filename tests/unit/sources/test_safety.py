@@ -52,7 +52,7 @@ def test_pickles_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights"
     path.write_bytes(PICKLES[kind])
     with pytest.raises(RefusedError, match=r"weights\.bin of small .*pickle.*safetensors") as caught:
-        refuse_pickle(path, "weights.bin of small")
+        refuse_pickle(path, "weights", "weights.bin of small")
     assert caught.value.exit_code == 8
 
 
@@ -60,4 +60,12 @@ def test_pickles_are_refused(tmp_path: Path, kind: str) -> None:
 def test_other_files_pass(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights"
     path.write_bytes(OTHERS[kind])
-    refuse_pickle(path, "weights")
+    refuse_pickle(path, "weights", "weights")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "a/b.PT", "weights.pkl", "x.ckpt"])
+def test_what_bears_a_pickles_name_is_refused_whatever_it_holds(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "blob"
+    path.write_bytes(b"I1\n.")  # a pickle of protocol 0
+    with pytest.raises(RefusedError, match="safetensors"):
+        refuse_pickle(path, name, name)
