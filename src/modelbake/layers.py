@@ -15,7 +15,7 @@ from modelbake.errors import IntegrityError, RefusedError, UsageError
 from modelbake.files import disk_errors, sha256_of
 
 # How many stages images/layered/Dockerfile has.
-MOST_LAYERS = 32
+MOST_LAYERS = 64
 # Where the models stand in an image.
 IMAGE_ROOT = "models"
 
