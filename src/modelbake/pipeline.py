@@ -13,10 +13,11 @@ from filelock import FileLock
 from modelbake import manifest, parity
 from modelbake.bundle import Bundle
 from modelbake.cache import StepCache, code_digest
+from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
 from modelbake.export.artifact import Draft, Export, decode_export, encode_export
 from modelbake.export.families import FAMILIES
-from modelbake.files import copy_atomically, disk_errors, file_refs, sha256_of
+from modelbake.files import copy_atomically, disk_errors, sha256_of
 from modelbake.manifest import Artifact, BundleEntry, FileRef, Manifest, Parity
 from modelbake.output import out
 from modelbake.settings import Settings
@@ -38,7 +39,7 @@ class Pipeline:
         self._refuse_unpinned(bundle)
         with disk_errors(to), closing(out.progress(None, f"{bundle.name}: fetch")) as progress:
             return Fetcher(self.settings, progress).fetch(
-                bundle, self.settings.weights, lambda folder, seed: _sample(bundle, folder, seed), to
+                bundle, self.settings.weights, lambda seed: self._sample(bundle, seed), to
             )
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
@@ -70,9 +71,24 @@ class Pipeline:
             )
         exported = self._export(cache, bundle, fetched, sources)
         figures = self._verify(cache, bundle, exported)
-        entry = _entry(bundle, fetched, exported, figures)
+        entry = _entry(bundle, fetched, exported, figures, Digests(self.settings.cache_dir))
         self._install(entry, exported / "models")
         return entry
+
+    def _sample(self, bundle: Bundle, seed: int) -> Path:
+        family = FAMILIES[bundle.kind]
+
+        def make(folder: Path) -> None:
+            out.info(f"{bundle.name}: drawing sample weights (seed {seed})")
+            family.sample(bundle, folder, seed)
+
+        key = {
+            "model": msgspec.to_builtins(bundle.model),
+            "seed": seed,
+            "code": code_digest((*family.code, family.module)),
+            "versions": {package: version(package) for package in family.packages},
+        }
+        return StepCache(self.settings.cache_dir / "steps").result("sample", key, make)
 
     def _export(self, cache: StepCache, bundle: Bundle, fetched: Fetched, sources: Path) -> Path:
         family = FAMILIES[bundle.kind]
@@ -119,14 +135,16 @@ class Pipeline:
 
         Under a lock, so that the entry of another bundle, built at the same time, is not lost.
         """
-        models = self.settings.models_dir
+        models, digests = self.settings.models_dir, Digests(self.settings.cache_dir)
         with disk_errors(models), _install_lock(models):
             models.mkdir(parents=True, exist_ok=True)
             present = [manifest.read(models)] if (models / manifest.MANIFEST_NAME).exists() else []
             _refuse_overwriting(entry, present)
             for ref in entry.files:
                 target = models / ref.path
-                if not (target.is_file() and target.stat().st_size == ref.size and sha256_of(target) == ref.sha256):
+                if not (
+                    target.is_file() and target.stat().st_size == ref.size and digests.sha256(target) == ref.sha256
+                ):
                     copy_atomically(made / ref.path, target)
             manifest.write(models, manifest.merge([*present, Manifest(manifest.SCHEMA_VERSION, (entry,))]))
 
@@ -149,14 +167,12 @@ def _refuse_overwriting(entry: BundleEntry, present: list[Manifest]) -> None:
                 )
 
 
-def _sample(bundle: Bundle, folder: Path, seed: int) -> None:
-    FAMILIES[bundle.kind].sample(bundle, folder, seed)
-
-
-def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: dict[str, Parity]) -> BundleEntry:
+def _entry(
+    bundle: Bundle, fetched: Fetched, exported: Path, figures: dict[str, Parity], digests: Digests
+) -> BundleEntry:
     root = exported / "models"
     export: Export = decode_export((exported / "export.json").read_bytes())
-    files = file_refs(root)
+    files = digests.refs(root)
     refs = {ref.path: ref for ref in files}
     listed = {path for d in export.drafts for path in (d.path, *d.external_data)} | {
         export.goldens,

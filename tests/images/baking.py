@@ -37,13 +37,13 @@ def bake(
 ) -> buildx.Events:
     """Bake the targets of `outputs`, each to its output, with the weights that the baked images have.
 
-    anew: targets whose own steps are run whatever the cache holds; what they stand on may come from the cache.
+    anew: targets (trees-…) whose own steps are run whatever the caches hold; what they stand on may come from the cache.
     """
     plan = buildx.plan_bake(root, tuple(outputs))
     # Needed for what is asked for, but not asked for: labels and weights go there as well.
     sets = weight_overrides(weights_of("search"), set(plan.targets))
     sets += [f"{target}.output={output}" for target, output in outputs.items()]
-    sets += [f"{target}.no-cache=true" for target in anew]
+    sets += [f"{target}.{setting}" for target in anew for setting in ("no-cache=true", "args.STEPS=/tmp/steps")]
     return buildx.bake(root, plan, [*sets, *overrides], inputs or host(), no_cache=False)
 
 

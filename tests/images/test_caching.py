@@ -87,3 +87,25 @@ def test_one_bundles_definition_rebuilds_that_bundle_alone(project: Path) -> Non
         if step not in own and not step.startswith((f"[bundle-{CHANGED} ", "[trees-search ", "[search "))
     ]
     assert rest == []
+
+
+def edit(path: Path) -> None:
+    """Another code, by a comment of this very run."""
+    path.write_text(f"{path.read_text()}\n# {os.urandom(8).hex()}\n")
+
+
+def exported(found: buildx.Events) -> set[str]:
+    """The bundles that were really exported: not taken from BuildKit's cache, nor from the step cache in its mounts."""
+    lines = [line for vertex in found.vertexes.values() for line in vertex.log]
+    return {line.partition(":")[0] for line in lines if ": exporting " in line}
+
+
+@pytest.mark.builds
+def test_the_code_of_one_family_exports_that_family_alone_anew(project: Path) -> None:
+    # The first change is no exporter's. It has every bundle's steps run, so that their results are in the step cache for sure.
+    edit(project / "src" / "modelbake" / "cli" / "list.py")
+    bake(project)
+    edit(project / "src" / "modelbake" / "cli" / "list.py")
+    assert exported(events(project)) == set()
+    edit(project / "src" / "modelbake" / "export" / "boundary_regressor" / "model.py")
+    assert exported(events(project)) == {CHANGED}

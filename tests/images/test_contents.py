@@ -60,7 +60,7 @@ def test_entrypoint_health_check_and_environment_are_set(name: str) -> None:
     config = inspect(name)["Config"]
 
     assert config["Entrypoint"] == ["modelbake"]
-    assert config["Healthcheck"]["Test"] == ["CMD", "modelbake", "list", "--quiet"]
+    assert config["Healthcheck"]["Test"] == ["CMD", "modelbake", "list", "--built", "--quiet"]
     assert {"ORT_DISABLE_TELEMETRY=1", "MODELBAKE_MODELS=/models"} <= set(config["Env"])
 
 

@@ -46,7 +46,7 @@ IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 OWN_IMPORTS = {name: {m for m in found if m.partition(".")[0] == "modelbake"} for name, found in IMPORTS.items()}
 
 # What any worker may import.
-FOUNDATION = {"modelbake", "bundle", "manifest", "files", "errors", "settings", "output"}
+FOUNDATION = {"modelbake", "bundle", "manifest", "files", "errors", "settings", "output", "digests"}
 # The rooms, and what else each may import: workers do not import each other, but for these.
 ROOMS = {
     "errors": set(),
@@ -55,6 +55,7 @@ ROOMS = {
     "bundle": {"errors"},
     "manifest": {"bundle", "errors"},
     "files": {"manifest", "errors"},
+    "digests": {"files", "manifest"},
     "goldens": {"errors"},
     "cache": FOUNDATION,
     "layers": FOUNDATION,

@@ -56,6 +56,9 @@ def run_bake(settings: Settings, catalog: Catalog, names: tuple[str, ...], no_ca
     bundles = [catalog.get(name) for name in catalog.names() if f"trees-{name}" in plan.targets]
     weights = {bundle.name: choose_weights(settings, bundle) for bundle in bundles}
     overrides = weight_overrides(weights, set(plan.targets))
+    if no_cache:
+        # BuildKit keeps its cache mounts all the same, and with them the results of the steps.
+        overrides += [f"trees-{bundle.name}.args.STEPS=/tmp/steps" for bundle in bundles]
     events = buildx.bake(settings.root, plan, overrides, host_inputs(settings), no_cache)
     times = events.seconds_by_target()
     images = {target: plan.targets[target]["tags"][0] for target in plan.wanted if plan.targets[target].get("tags")}

@@ -23,8 +23,9 @@ from modelbake.bundle import (
     WheelSource,
     safe_relative_path,
 )
+from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, SourceUnreachableError
-from modelbake.files import disk_errors, file_refs, link_or_copy
+from modelbake.files import disk_errors, link_or_copy
 from modelbake.manifest import FileRef, SourceRecord, Weights
 from modelbake.output import NO_PROGRESS, Progress, out
 from modelbake.settings import Settings, WeightsPolicy
@@ -45,7 +46,8 @@ LISTING_TRIES = 3
 RECORD_NAME = "source.json"
 FILES_FOLDER = "files"
 
-Generate = Callable[[Path, int], None]
+# Gives the folder with the sample weights of a seed.
+Draw = Callable[[int], Path]
 
 
 class Fetched(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +64,8 @@ class Fetcher:
 
     def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
         self._settings = settings
-        self._store = BlobStore(settings.cache_dir / "blobs")
+        self._digests = Digests(settings.cache_dir)
+        self._store = BlobStore(settings.cache_dir / "blobs", self._digests)
         self._progress = progress or NO_PROGRESS
         self._stop = threading.Event()
 
@@ -75,16 +78,16 @@ class Fetcher:
                 del missing[path]
         return not missing, reasons
 
-    def fetch(self, bundle: Bundle, policy: WeightsPolicy, generate: Generate, to: Path) -> Fetched:
+    def fetch(self, bundle: Bundle, policy: WeightsPolicy, draw: Draw, to: Path) -> Fetched:
         """Put the bundle's files into `to/files` and their record into `to/source.json`.
 
         `policy` auto takes the real files where a source has them, else the sample; pretrained and sample allow one of them.
-        `generate(folder, seed)` writes sample weights. Raises IntegrityError where a source's bytes are wrong and no other has
+        `draw(seed)` gives a folder with sample weights. Raises IntegrityError where a source's bytes are wrong and no other has
         the right ones, SourceUnreachableError naming every source tried where the files cannot be had.
         """
         sample = bundle.sample_source
         if policy == "sample" and sample is not None:
-            return self._sample(bundle, sample, generate, to)
+            return self._sample(bundle, sample, draw, to)
         try:
             blobs, source = self._real(bundle)
         except SourceUnreachableError as error:
@@ -93,7 +96,7 @@ class Fetcher:
             out.warn(
                 f"{bundle.name}: SAMPLE WEIGHTS (random, seed {sample.seed}), since no source has the real ones:\n{error}"
             )
-            return self._sample(bundle, sample, generate, to)
+            return self._sample(bundle, sample, draw, to)
         kind: Weights = "trained" if bundle.kind == "boundary_regressor" else "pretrained"
         return self._write(bundle, kind, source, blobs, to)
 
@@ -197,16 +200,13 @@ class Fetcher:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _sample(self, bundle: Bundle, spec: SampleSource, generate: Generate, to: Path) -> Fetched:
-        with self._writing(bundle):
-            folder = _emptied(to)
-            source = Sample(spec, folder, generate)
-            out.info(f"{bundle.name}: drawing {source.label}")
-            refs = tuple(
-                FileRef(path, file.sha256 or "", file.size or 0) for path, file in sorted(source.inventory().items())
-            )
-            fetched = Fetched(bundle.name, bundle.digest, "sample", SourceRecord("sample", refs, seed=spec.seed))
-            (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+    def _sample(self, bundle: Bundle, spec: SampleSource, draw: Draw, to: Path) -> Fetched:
+        source = Sample(spec, draw, self._digests)
+        refs = tuple(
+            FileRef(path, file.sha256 or "", file.size or 0) for path, file in sorted(source.inventory().items())
+        )
+        fetched = Fetched(bundle.name, bundle.digest, "sample", SourceRecord("sample", refs, seed=spec.seed))
+        self._put(bundle, fetched, {ref.path: source.folder / ref.path for ref in refs}, to)
         return fetched
 
     def _write(
@@ -215,13 +215,23 @@ class Fetcher:
         for path, blob in blobs.items():
             refuse_pickle(blob.path, path, f"{path} of {bundle.name}")
         fetched = Fetched(bundle.name, bundle.digest, weights, source)
-        with self._writing(bundle):
-            if not _holds(to, fetched):
-                folder = _emptied(to)
-                for path, blob in blobs.items():
-                    link_or_copy(blob.path, folder / safe_relative_path(path, bundle.name))
-                (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+        self._put(bundle, fetched, {path: blob.path for path, blob in blobs.items()}, to)
         return fetched
+
+    def _put(self, bundle: Bundle, fetched: Fetched, paths: dict[str, Path], to: Path) -> None:
+        with self._writing(bundle):
+            if not self._holds(to, fetched):
+                folder = _emptied(to)
+                for path, present in paths.items():
+                    link_or_copy(present, folder / safe_relative_path(path, bundle.name))
+                (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+
+    def _holds(self, to: Path, fetched: Fetched) -> bool:
+        """Whether an earlier fetch brought just this into `to` and nobody changed it; a build may be reading it now."""
+        try:
+            return read_fetched(to) == fetched and self._digests.refs(to / FILES_FOLDER) == fetched.source.files
+        except IntegrityError:
+            return False
 
     @contextmanager
     def _writing(self, bundle: Bundle) -> Iterator[None]:
@@ -245,14 +255,6 @@ def _emptied(to: Path) -> Path:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     return folder
-
-
-def _holds(to: Path, fetched: Fetched) -> bool:
-    """Whether an earlier fetch brought just this into `to` and nobody changed it; a build may be reading it now."""
-    try:
-        return read_fetched(to) == fetched and file_refs(to / FILES_FOLDER) == fetched.source.files
-    except IntegrityError:
-        return False
 
 
 def read_fetched(folder: Path) -> Fetched:

@@ -13,8 +13,9 @@ from typing import NoReturn
 
 from filelock import FileLock, Timeout
 
+from modelbake.digests import Digests
 from modelbake.errors import IntegrityError
-from modelbake.files import CHUNK, disk_errors, sha256_of
+from modelbake.files import CHUNK, disk_errors
 from modelbake.output import Progress
 from modelbake.sources.base import CancelledDownloadError, NoSuchRangeError, RemoteFile, Source, TransientError
 from modelbake.sources.patience import Patience
@@ -37,6 +38,7 @@ class BlobStore:
     """Files by content below `folder`: `sha256/<digest>`; what is on its way lies in `partial/`, where a next run goes on."""
 
     folder: Path
+    digests: Digests
 
     def has(self, sha256: str) -> bool:
         """Whether a blob of that digest is here, by its name alone."""
@@ -45,7 +47,7 @@ class BlobStore:
     def find(self, sha256: str) -> Blob | None:
         """The blob of that digest if it is here and its bytes still are those."""
         path = self.folder / "sha256" / sha256
-        if not path.is_file() or sha256_of(path) != sha256:
+        if not path.is_file() or self.digests.sha256(path) != sha256:
             return None
         return Blob(path, sha256, path.stat().st_size)
 

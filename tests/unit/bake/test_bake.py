@@ -329,6 +329,16 @@ def test_a_bundle_comes_with_the_runtime_that_proves_it(
     ]
 
 
+def test_without_cache_the_results_of_earlier_steps_are_left_alone_too(
+    docker: StubDocker, settings: Settings, catalog: Catalog, entry: BundleEntry
+) -> None:
+    answers(docker, entry)
+    run_bake(replace(settings, weights="sample"), catalog, (), no_cache=True)
+    (built,) = [words for words in docker.calls if words[:2] == ["buildx", "bake"] and "--print" not in words]
+    assert "--no-cache" in built
+    assert "trees-a.args.STEPS=/tmp/steps" in built
+
+
 def test_what_is_published_is_not_run(
     docker: StubDocker, settings: Settings, catalog: Catalog, entry: BundleEntry
 ) -> None:

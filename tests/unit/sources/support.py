@@ -19,6 +19,7 @@ from types import TracebackType
 import msgspec
 
 from modelbake.bundle import Bundle, FilePin, SampleSource, SourceSpec, TextEncoderModel
+from modelbake.digests import Digests
 from modelbake.output import Output
 from modelbake.settings import Settings
 from modelbake.sources.base import RemoteFile, Source
@@ -84,13 +85,14 @@ def _toml(value: object) -> str:
 SAMPLE = SampleSource(7)
 
 
-def draw(folder: Path, seed: int) -> None:
-    """A generator of sample weights that needs no torch."""
-    (folder / "sub").mkdir()
+def draw(folder: Path, seed: int) -> Path:
+    """`folder` with sample weights that need no torch."""
+    (folder / "sub").mkdir(parents=True, exist_ok=True)
     (folder / "sub" / FILE).write_bytes(Random(seed).randbytes(1000))
+    return folder
 
 
-def refuse_to_draw(folder: Path, seed: int) -> None:
+def refuse_to_draw(folder: Path, seed: int) -> Path:
     raise AssertionError("sample weights were drawn")
 
 
@@ -103,7 +105,8 @@ class Downloads:
 
     @property
     def store(self) -> BlobStore:
-        return BlobStore(self.folder)
+        # No folder, so every digest is taken anew.
+        return BlobStore(self.folder, Digests(Path("/dev/null")))
 
     def get(self, source: Source, content: bytes = WEIGHTS, path: str = FILE, *, sized: bool = True) -> Blob:
         expected = RemoteFile(len(content) if sized else None, sha256(content))

