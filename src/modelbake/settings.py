@@ -29,6 +29,7 @@ class Settings:
     hub_token: str | None
     hub_offline: bool
     ca_bundle: Path | None
+    threads: int | None
 
     @property
     def bundles_dir(self) -> Path:
@@ -37,7 +38,7 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
@@ -53,6 +54,7 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         hub_token=environ.get("HF_TOKEN", "").strip() or _read_token(environ.get("HF_TOKEN_PATH")),
         hub_offline=environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
         ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
+        threads=_threads(environ.get("MODELBAKE_THREADS")),
     )
 
 
@@ -63,6 +65,14 @@ def weights_policy(text: str) -> WeightsPolicy:
             f"WEIGHTS={text!r} is not known; set it to one of {', '.join(WEIGHTS_POLICIES)}, or leave it out."
         )
     return cast(WeightsPolicy, text)
+
+
+def _threads(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(f"MODELBAKE_THREADS={text!r} is no number of threads; set it to 1 or more, or leave it out.")
+    return int(text)
 
 
 def _find_root(here: Path) -> Path:

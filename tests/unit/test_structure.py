@@ -147,6 +147,7 @@ def test_only_output_prints(module: str) -> None:
 # Whoever else may touch os.environ, and how: one sets a variable for onnxruntime, one hands the environment on to docker.
 ENVIRONMENT = {
     "modelbake.runtime.session": "os.environ.setdefault(",
+    "modelbake.cli.embed": "os.environ.setdefault(",
     "modelbake.bake.buildx": "environ = os.environ | (",
 }
 

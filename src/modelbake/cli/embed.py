@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,6 +14,9 @@ from modelbake.cli.options import load_settings, models_dir_option, speaking
 from modelbake.errors import UsageError
 from modelbake.output import out
 
+# Up to so many inputs it takes longer to prepare the graph for many than it saves.
+FEW = 32
+
 
 @click.command("embed")
 @click.option("--bundle", "name", required=True, help="The bundle to embed with.")
@@ -20,35 +25,56 @@ from modelbake.output import out
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image file; may be repeated."
 )
 @click.option("--stdin", "from_stdin", is_flag=True, help="One text per line of standard input.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to compute with [default: MODELBAKE_THREADS, else as many as there are usable cores].",
+)
 @models_dir_option
 @speaking
 def command(
-    name: str, texts: tuple[str, ...], images: tuple[Path, ...], from_stdin: bool, models_dir: Path | None
+    name: str,
+    texts: tuple[str, ...],
+    images: tuple[Path, ...],
+    from_stdin: bool,
+    threads: int | None,
+    models_dir: Path | None,
 ) -> None:
     """Embed texts or images and print one embedding a line, or with --json one object:
-    {"bundle", "weights", "dimensions", "embeddings": [[...]]}."""
+    {"bundle", "weights", "dimensions", "embeddings": [[...]]}.
+
+    Lines of standard input are embedded a thousand at a time; there may be any number of them, unless --json collects them."""
     if sum(map(bool, (texts, images, from_stdin))) != 1:
         raise click.UsageError(
             "Give texts with --text, images with --image, or --stdin: one of the three.", click.get_current_context()
         )
+    # numpy is used for no linear algebra here, and would start a thread for every core when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from modelbake.runtime.encoder import ImageEncoder, TextEncoder
 
-    folder = load_settings(models_dir).models_dir
+    settings = load_settings(models_dir)
+    folder = settings.models_dir
+    threads = threads or settings.threads
+    brief = not from_stdin and len(texts) + len(images) <= FEW
     entry = manifest.read(folder).bundle(name)
     if entry.weights == "sample":
         out.warn(f"{name} has SAMPLE WEIGHTS (random): its embeddings mean nothing.")
     if images:
-        embeddings = ImageEncoder(entry, folder).embed(list(images))
+        images_encoder = ImageEncoder(entry, folder, threads, brief)
+        dimension, parts = images_encoder.dimension, iter([images_encoder.embed(images)])
     else:
-        encoder = TextEncoder(entry, folder)
-        embeddings = encoder.embed(_lines() if from_stdin else list(texts))
-    rows = embeddings.tolist()
-    data = {"bundle": name, "weights": entry.weights, "dimensions": embeddings.shape[1], "embeddings": rows}
+        encoder = TextEncoder(entry, folder, threads, brief)
+        dimension, parts = encoder.dimension, encoder.embed_iter(_lines() if from_stdin else texts)
+    rows = (row for part in parts for row in part.tolist())
+    data = {"bundle": name, "weights": entry.weights, "dimensions": dimension}
+    if out.json:
+        data["embeddings"] = list(rows)
     out.result(data, (" ".join(f"{value:.6g}" for value in row) for row in rows))
 
 
-def _lines() -> list[str]:
+def _lines() -> Iterator[str]:
     try:
-        return [line.rstrip("\r\n") for line in sys.stdin]
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"Standard input is no {error.encoding} text ({error}); convert it first.") from error

@@ -11,12 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelbake.errors import IntegrityError, MachineError
+from modelbake.runtime.processors import usable_cores
 
 
 class Session:
-    """The graph at `path`; `threads` bounds the threads of one operator (all cores by default). Safe for several threads."""
+    """The graph at `path`; safe for several threads.
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    `threads` bounds the threads of one operator, by default the cores that this process may use. `brief` loads in half the time
+    for a process that runs a few batches and ends: it leaves the weights as they are on the disk, which makes each run slower.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None, brief: bool = False) -> None:
         # Read by onnxruntime at import; without it, it writes a device id into the home folder (1.29 and later).
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
@@ -25,8 +30,12 @@ class Session:
             raise MachineError(f"{path} does not exist although the manifest lists it; build or copy the bundle again.")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        # Left to itself, onnxruntime counts the machine's cores, not the container's, and binds its threads to them.
+        options.intra_op_num_threads = usable_cores() if threads is None else threads
+        if brief:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            # Threads that spin while they wait would do so through most of a short life.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
