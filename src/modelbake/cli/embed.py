@@ -19,11 +19,21 @@ from modelbake.output import out
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image file; may be repeated."
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="The variant to embed with [default: fp32, else the only one that the bundle has].",
+)
 @click.option("--stdin", "from_stdin", is_flag=True, help="One text per line of standard input.")
 @models_dir_option
 @speaking
 def command(
-    name: str, texts: tuple[str, ...], images: tuple[Path, ...], from_stdin: bool, models_dir: Path | None
+    name: str,
+    texts: tuple[str, ...],
+    images: tuple[Path, ...],
+    precision: str | None,
+    from_stdin: bool,
+    models_dir: Path | None,
 ) -> None:
     """Embed texts or images and print one embedding a line, or with --json one object:
     {"bundle", "weights", "dimensions", "embeddings": [[...]]}."""
@@ -38,9 +48,9 @@ def command(
     if entry.weights == "sample":
         out.warn(f"{name} has SAMPLE WEIGHTS (random): its embeddings mean nothing.")
     if images:
-        embeddings = ImageEncoder(entry, folder).embed(list(images))
+        embeddings = ImageEncoder(entry, folder, precision=precision).embed(list(images))
     else:
-        encoder = TextEncoder(entry, folder)
+        encoder = TextEncoder(entry, folder, precision=precision)
         embeddings = encoder.embed(_lines() if from_stdin else list(texts))
     rows = embeddings.tolist()
     data = {"bundle": name, "weights": entry.weights, "dimensions": embeddings.shape[1], "embeddings": rows}
