@@ -19,8 +19,8 @@ variable "SOURCE_DATE_EPOCH" { default = "0" }
 variable "BUNDLES" {
   default = [
     { name = "boundary-regressor", layers = 4, data = "models/regressor", trained = true },
-    { name = "clip-vit-b-32", layers = 7, data = "", trained = false },
-    { name = "minilm-l6-v2", layers = 5, data = "", trained = false },
+    { name = "clip-vit-b-32", layers = 11, data = "", trained = false },
+    { name = "minilm-l6-v2", layers = 9, data = "", trained = false },
   ]
 }
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from modelbake.errors import IntegrityError, RefusedError, UnknownNameError
 
 SCHEMA_VERSION = 1
+EVALUATION_NAME = "evaluation.txt"
 
 # Patterns end in "$(?!\n)": Python's "$" alone also matches before a newline at the end.
 Sha256 = Annotated[
@@ -108,10 +110,52 @@ class Gates(Struct, frozen=True, forbid_unknown_fields=True):
     max_abs_diff: Annotated[float, Meta(gt=0, le=1)] = 1e-5
 
 
+class QualityGates(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a smaller variant must reach on the bundle's evaluation set: both are means over its items, at most 1.
+
+    The overlap is of each item's ten nearest others by the variant's embeddings and by the reference's.
+    """
+
+    mean_cosine: Annotated[float, Meta(ge=-1, le=1)]
+    top10_overlap: Annotated[float, Meta(ge=0, le=1)]
+
+
+class Fp16Variant(Struct, frozen=True, forbid_unknown_fields=True, tag="fp16", tag_field="precision"):
+    """Weights kept as float16 and widened when the graph is loaded: half the file, and float32 arithmetic.
+
+    `roles` names the artifacts it is made of; empty means all.
+    """
+
+    roles: tuple[str, ...] = ()
+    gates: QualityGates = QualityGates(mean_cosine=0.99999, top10_overlap=0.99)
+
+
+class Int8Variant(Struct, frozen=True, forbid_unknown_fields=True, tag="int8", tag_field="precision"):
+    """Weights of eight bits, multiplied as integers with activations that are quantized on the way.
+
+    `method`: blockwise has a scale for every `block` numbers of each row of weights and of activations; dynamic has one for each
+    row of weights and one for all activations of a call, whose outliers then cost precision, but is faster. `reduce_range`
+    (dynamic alone) keeps weights to seven bits, so that processors without VNNI compute the same. Linear layers whose node's name
+    matches one of the regular expressions `keep_fp32` stay as they are.
+    """
+
+    roles: tuple[str, ...] = ()
+    method: Literal["blockwise", "dynamic"] = "blockwise"
+    block: Literal[16, 32, 64, 128, 256] = 128
+    reduce_range: bool = True
+    keep_fp32: tuple[str, ...] = ()
+    gates: QualityGates = QualityGates(mean_cosine=0.995, top10_overlap=0.95)
+
+
+Variant = Fp16Variant | Int8Variant
+
+
 class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     """One model, named and versioned, as its bundle.toml defines it.
 
     `pinned` says whether every file has its sha256 and every hub revision is a commit; `--locked` builds refuse the others.
+    fp32 artifacts are always made, `variants` beside them. `evaluation` holds texts that the variants are measured on; a catalog
+    takes them from the lines of evaluation.txt beside bundle.toml.
     """
 
     schema_version: int
@@ -124,6 +168,8 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     files: Annotated[tuple[FilePin, ...], Meta(min_length=1)]
     pinned: bool = True
     gates: Gates = Gates()
+    variants: tuple[Variant, ...] = ()
+    evaluation: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -187,6 +233,7 @@ def _problems(bundle: Bundle) -> list[str]:
     match bundle.model:
         case ClipModel(weights=path) | BoundaryRegressorModel(data=path) if path not in paths:
             problems.append(f"the model is made from {path!r}, which is not among the files")
+    problems += _variant_problems(bundle.variants)
     if bundle.pinned:
         problems += [
             f"file {pin.path!r} has no sha256 although pinned = true" for pin in bundle.files if pin.sha256 is None
@@ -199,8 +246,24 @@ def _problems(bundle: Bundle) -> list[str]:
     return problems
 
 
+def _variant_problems(variants: tuple[Variant, ...]) -> list[str]:
+    problems = []
+    for precision, kind in (("fp16", Fp16Variant), ("int8", Int8Variant)):
+        same = [variant for variant in variants if isinstance(variant, kind)]
+        roles = [role for variant in same for role in variant.roles]
+        # Two of one precision and role would be one file.
+        if len(same) > 1 and (len(set(roles)) < len(roles) or any(not variant.roles for variant in same)):
+            problems.append(f"two variants of {precision} are of one role")
+    for pattern in (p for v in variants if isinstance(v, Int8Variant) for p in v.keep_fp32):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            problems.append(f"keep_fp32 holds {pattern!r}, which is no regular expression ({error})")
+    return problems
+
+
 class Catalog:
-    """The bundles of one folder: `<folder>/<name>/bundle.toml` each."""
+    """The bundles of one folder: `<folder>/<name>/bundle.toml` each, and evaluation.txt beside it where there is one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -215,17 +278,23 @@ class Catalog:
             known = ", ".join(self.names()) or "none"
             raise UnknownNameError(f"There is no bundle {name!r} in {self.folder}. Known bundles: {known}.")
         path = self.folder / name / "bundle.toml"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise IntegrityError(f"{path} is no UTF-8 text ({error}); save it as UTF-8.") from error
-        bundle = parse_bundle(text, str(path))
+        bundle = parse_bundle(_text(path), str(path))
         if bundle.name != name:
             raise IntegrityError(
                 f"{path}: name is {bundle.name!r}, but its folder is called {name!r}; make them the same."
             )
+        evaluation = path.with_name(EVALUATION_NAME)
+        if evaluation.exists():
+            bundle = replace(bundle, evaluation=tuple(_text(evaluation).splitlines()))
         return bundle
 
     def select(self, names: tuple[str, ...] | list[str]) -> list[Bundle]:
         """The bundles named, in the order given and once each; all of them where `names` is empty."""
         return [self.get(name) for name in dict.fromkeys(names or self.names())]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{path} is no UTF-8 text ({error}); save it as UTF-8.") from error

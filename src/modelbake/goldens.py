@@ -2,13 +2,16 @@
 
 Keys are `<role>/<case>/<part>/<name>`: part `input` and `output` hold the graph's tensors, `raw` what a user hands in (`text`: a
 unicode array; `image.<i>`: uint8 [height, width, 3]), from which the runtime must make the very inputs. No array is pickled.
+
+The case called `evaluation` has no inputs, only `raw` (texts as `lines`: the bytes of a UTF-8 text) and outputs: many real items, of
+which the runtime makes the inputs in batches. Smaller variants are measured on it.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from numpy.typing import NDArray
 from modelbake.errors import IntegrityError
 
 Arrays = dict[str, NDArray[np.generic]]
+
+EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,27 @@ class Case:
     inputs: Arrays
     outputs: Arrays
     raw: Arrays = field(default_factory=dict)
+
+
+def evaluation_of_texts(role: str, texts: Sequence[str], outputs: Arrays) -> Case:
+    """The case to measure a text encoder's variants on; outputs are [len(texts), …]."""
+    lines = np.frombuffer("\n".join(texts).encode(), np.uint8)
+    return Case(role, EVALUATION, {}, outputs, {"lines": lines})
+
+
+def texts_of(case: Case) -> list[str]:
+    """The texts that an evaluation case was made from; none where it was made from images."""
+    lines = case.raw.get("lines")
+    try:
+        return [] if lines is None else lines.tobytes().decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"The golden case {case.name!r} holds no UTF-8 text; build the bundle again.") from error
+
+
+def images_of(case: Case) -> list[NDArray[np.generic]]:
+    """The images that a case was made from, in order."""
+    names = (name for name in case.raw if name.startswith("image."))
+    return [case.raw[name] for name in sorted(names, key=lambda name: int(name.partition(".")[2]))]
 
 
 def write(path: Path, cases: list[Case]) -> None:

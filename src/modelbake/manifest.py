@@ -19,6 +19,7 @@ MANIFEST_NAME = "model_manifest.json"
 
 Weights = Literal["pretrained", "trained", "sample"]
 Role = Literal["text_encoder", "image_encoder", "boundary_regressor"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class FileRef(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,19 +79,38 @@ class Parity(Struct, frozen=True, forbid_unknown_fields=True):
     cases: Annotated[int, Meta(ge=1)]
 
 
+class Quality(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a smaller variant keeps of the reference's embeddings on the bundle's evaluation set of `items` texts or images.
+
+    `mean_cosine` is that of each embedding with the reference's; `top10_overlap` the mean share of an item's ten nearest others
+    that are so by the reference too. Both are rounded down, coarsely but never below their gates, because the last digits
+    depend on the processor and the manifest must not.
+    """
+
+    mean_cosine: float
+    mean_cosine_gate: float
+    top10_overlap: float
+    top10_overlap_gate: float
+    items: Annotated[int, Meta(ge=1)]
+
+
 class Artifact(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A file made for a runtime; `path`, `sha256` and `size` are the graph's, `external_data` the weights beside it."""
+    """A file made for a runtime; `path`, `sha256` and `size` are the graph's, `external_data` the weights beside it.
+
+    fp32 artifacts have `parity`, smaller variants `quality`.
+    """
 
     path: str
     sha256: Sha256
     size: Annotated[int, Meta(ge=0)]
     format: Literal["onnx"]
     role: Role
-    precision: Literal["fp32"]
+    precision: Precision
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    parity: Parity
     tools: dict[str, str]
+    parity: Parity | None = None
+    quality: Quality | None = None
     external_data: tuple[FileRef, ...] = ()
     embedding_dimension: int | None = None
     normalized: bool | None = None
@@ -114,13 +134,23 @@ class BundleEntry(Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[FileRef, ...]
     digest: Sha256
 
-    def artifact(self, role: str) -> Artifact:
-        """The artifact of that role; UnknownNameError where the bundle has none."""
-        for artifact in self.artifacts:
-            if artifact.role == role:
+    def artifact(self, role: str, precision: str | None = None) -> Artifact:
+        """The artifact of that role and precision; where none is asked for, fp32 if the bundle has it, else its only one.
+
+        UnknownNameError where there is none, or several and none of them fp32.
+        """
+        found = {a.precision: a for a in self.artifacts if a.role == role}
+        if not found:
+            roles = ", ".join(dict.fromkeys(a.role for a in self.artifacts))
+            raise UnknownNameError(f"The bundle {self.name!r} has no {role}; it has: {roles}.")
+        if precision is None:
+            precision = next(iter(found)) if len(found) == 1 else "fp32"
+        for artifact in found.values():
+            if artifact.precision == precision:
                 return artifact
-        roles = ", ".join(a.role for a in self.artifacts)
-        raise UnknownNameError(f"The bundle {self.name!r} has no {role}; it has: {roles}.")
+        raise UnknownNameError(
+            f"The bundle {self.name!r} has no {role} of {precision}; it has: {', '.join(found)}. Ask for one of these."
+        )
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,6 +211,11 @@ def _problems(manifest: Manifest) -> list[str]:
     problems = [f"the bundle {name!r} is in it twice" for name in sorted({n for n in names if names.count(n) > 1})]
     for entry in manifest.bundles:
         listed = {ref.path: ref for ref in entry.files}
+        problems += [
+            f"{a.path} has {'both' if a.parity else 'none'} of parity and quality"
+            for a in entry.artifacts
+            if (a.parity is None) == (a.quality is None)
+        ]
         if len(listed) != len(entry.files):
             problems.append(f"{entry.name} lists a file twice")
         problems += [

@@ -1,4 +1,4 @@
-"""The steps in order: fetch, export, verify, manifest. Each is a pure function of its inputs, made once, kept in the step cache."""
+"""The steps in order: fetch, export, quantize, verify, manifest. Each is a pure function of its inputs, made once and kept."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ from pathlib import Path
 
 import msgspec
 from filelock import FileLock
+from msgspec.structs import replace
 
-from modelbake import manifest, parity
+from modelbake import manifest, parity, quantize
 from modelbake.bundle import Bundle
 from modelbake.cache import StepCache, code_digest
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
 from modelbake.export.artifact import Draft, Export, decode_export, encode_export
 from modelbake.export.families import FAMILIES
-from modelbake.files import copy_atomically, disk_errors, sha256_of
-from modelbake.manifest import Artifact, BundleEntry, FileRef, Manifest, Parity
+from modelbake.files import copy_atomically, disk_errors, link_or_copy, sha256_of
+from modelbake.manifest import Artifact, BundleEntry, FileRef, Manifest, Parity, Quality
 from modelbake.output import out
 from modelbake.settings import Settings
 from modelbake.sources.fetch import FILES_FOLDER, Fetched, Fetcher, read_fetched
 
+_QUANTIZE_CODE = ("modelbake.quantize", "modelbake.bundle", "modelbake.export.artifact", "modelbake.manifest")
+_QUANTIZE_PACKAGES = ("numpy", "onnx")
 _VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime")
 _VERIFY_PACKAGES = ("numpy", "onnxruntime", "pillow", "tokenizers", "regex", "ftfy")
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What verifying found, by artifact path: parity of the fp32 artifacts, quality of the smaller variants."""
+
+    parity: dict[str, Parity]
+    quality: dict[str, Quality]
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,10 @@ class Pipeline:
                 f"{sources} was fetched for another version of {bundle.name}'s bundle.toml; fetch it again."
             )
         exported = self._export(cache, bundle, fetched, sources)
-        figures = self._verify(cache, bundle, exported)
-        entry = _entry(bundle, fetched, exported, figures, Digests(self.settings.cache_dir))
-        self._install(entry, exported / "models")
+        made = self._quantize(cache, bundle, exported)
+        figures = self._verify(cache, bundle, made)
+        entry = _entry(bundle, fetched, made, figures, Digests(self.settings.cache_dir))
+        self._install(entry, made / "models")
         return entry
 
     def _sample(self, bundle: Bundle, seed: int) -> Path:
@@ -104,31 +115,62 @@ class Pipeline:
             (folder / "export.json").write_bytes(encode_export(export))
 
         key = {
-            "bundle": bundle.digest,
+            # Without its variants: they are made of what is exported.
+            "bundle": replace(bundle, variants=()).digest,
             "source": msgspec.to_builtins(fetched.source),
             "code": code_digest((*family.code, family.module)),
             "versions": {package: version(package) for package in family.packages},
         }
         return cache.result("export", key, make)
 
-    def _verify(self, cache: StepCache, bundle: Bundle, exported: Path) -> dict[str, Parity]:
+    def _quantize(self, cache: StepCache, bundle: Bundle, exported: Path) -> Path:
+        """A folder like `exported`, with the bundle's smaller variants in it."""
+        if not bundle.variants:
+            return exported
+
+        def make(folder: Path) -> None:
+            out.info(f"{bundle.name}: quantizing")
+            for path in sorted(path for path in exported.rglob("*") if path.is_file()):
+                link_or_copy(path, folder / path.relative_to(exported))
+            export = decode_export((exported / "export.json").read_bytes())
+            (folder / "export.json").unlink()
+            export = quantize.quantize(folder / "models", export, bundle.variants)
+            (folder / "export.json").write_bytes(encode_export(export))
+
+        key = {
+            "exported": exported.name,
+            # What is made, not what it must reach: verifying has the gates in its key.
+            "variants": msgspec.to_builtins([replace(v, gates=type(v)().gates) for v in bundle.variants]),
+            "code": code_digest(_QUANTIZE_CODE),
+            "versions": {package: version(package) for package in _QUANTIZE_PACKAGES},
+        }
+        return cache.result("quantize", key, make)
+
+    def _verify(self, cache: StepCache, bundle: Bundle, exported: Path) -> Figures:
         export = decode_export((exported / "export.json").read_bytes())
 
         def make(folder: Path) -> None:
             out.info(f"{bundle.name}: verifying")
             gate = bundle.gates.max_abs_diff
             golden = exported / "models" / export.goldens
-            figures = {draft.path: parity.replay(exported / "models", draft, golden, gate) for draft in export.drafts}
+            figures = Figures({}, {})
+            for draft in export.drafts:
+                if draft.precision == "fp32":
+                    figures.parity[draft.path] = parity.replay(exported / "models", draft, golden, gate)
+                else:
+                    gates = quantize.variant_of(draft, bundle.variants).gates
+                    figures.quality[draft.path] = parity.appraise(exported / "models", draft, golden, gates)
             (folder / "parity.json").write_bytes(msgspec.json.encode(figures))
 
         key = {
             "exported": exported.name,
             "gate": bundle.gates.max_abs_diff,
+            "variants": msgspec.to_builtins(bundle.variants),
             "code": code_digest(_VERIFY_CODE),
             "versions": {package: version(package) for package in _VERIFY_PACKAGES},
         }
         result = cache.result("verify", key, make)
-        return msgspec.json.decode((result / "parity.json").read_bytes(), type=dict[str, Parity])
+        return msgspec.json.decode((result / "parity.json").read_bytes(), type=Figures)
 
     def _install(self, entry: BundleEntry, made: Path) -> None:
         """Copy the files that differ into the models folder, then name them in its manifest.
@@ -167,9 +209,7 @@ def _refuse_overwriting(entry: BundleEntry, present: list[Manifest]) -> None:
                 )
 
 
-def _entry(
-    bundle: Bundle, fetched: Fetched, exported: Path, figures: dict[str, Parity], digests: Digests
-) -> BundleEntry:
+def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: Figures, digests: Digests) -> BundleEntry:
     root = exported / "models"
     export: Export = decode_export((exported / "export.json").read_bytes())
     files = digests.refs(root)
@@ -189,14 +229,14 @@ def _entry(
         weights=fetched.weights,
         pinned=bundle.pinned,
         source=fetched.source,
-        artifacts=tuple(_artifact(refs, draft, figures[draft.path]) for draft in export.drafts),
+        artifacts=tuple(_artifact(refs, draft, figures) for draft in export.drafts),
         goldens=refs[export.goldens],
         files=files,
         digest=manifest.bundle_digest(files),
     )
 
 
-def _artifact(refs: dict[str, FileRef], draft: Draft, figures: Parity) -> Artifact:
+def _artifact(refs: dict[str, FileRef], draft: Draft, figures: Figures) -> Artifact:
     graph = refs[draft.path]
     return Artifact(
         path=graph.path,
@@ -204,10 +244,11 @@ def _artifact(refs: dict[str, FileRef], draft: Draft, figures: Parity) -> Artifa
         size=graph.size,
         format="onnx",
         role=draft.role,
-        precision="fp32",
+        precision=draft.precision,
         inputs=draft.inputs,
         outputs=draft.outputs,
-        parity=figures,
+        parity=figures.parity.get(draft.path),
+        quality=figures.quality.get(draft.path),
         tools=draft.tools | {"onnxruntime": version("onnxruntime")},
         external_data=tuple(refs[path] for path in draft.external_data),
         embedding_dimension=draft.embedding_dimension,

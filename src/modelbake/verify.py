@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelbake import manifest, parity
+from modelbake.bundle import QualityGates
 from modelbake.errors import IntegrityError
 from modelbake.files import sha256_of
-from modelbake.manifest import BundleEntry, Parity
+from modelbake.manifest import Artifact, BundleEntry, Parity, Quality
+
+Figures = Parity | Quality
 
 
-def verify(models_dir: Path, names: tuple[str, ...] = ()) -> dict[str, dict[str, Parity]]:
+def verify(models_dir: Path, names: tuple[str, ...] = ()) -> dict[str, dict[str, Figures]]:
     """Hash every file of the bundles again and replay their goldens; the figures by bundle and artifact path.
 
     IntegrityError where a file is not the one in the manifest, ParityError where an artifact misses its gate.
@@ -20,7 +23,7 @@ def verify(models_dir: Path, names: tuple[str, ...] = ()) -> dict[str, dict[str,
     return {entry.name: _verify_entry(models_dir, entry) for entry in entries}
 
 
-def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Parity]:
+def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Figures]:
     for ref in entry.files:
         path = models_dir / ref.path
         if not path.is_file():
@@ -34,4 +37,12 @@ def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Parity]:
             f"The manifest's digest of {entry.name} is not that of its files; the manifest was changed. Build it again."
         )
     golden = models_dir / entry.goldens.path
-    return {a.path: parity.replay(models_dir, a, golden, a.parity.gate) for a in entry.artifacts}
+    return {a.path: _replay(models_dir, a, golden) for a in entry.artifacts}
+
+
+def _replay(models_dir: Path, artifact: Artifact, golden: Path) -> Figures:
+    if artifact.quality is not None:
+        gates = QualityGates(artifact.quality.mean_cosine_gate, artifact.quality.top10_overlap_gate)
+        return parity.appraise(models_dir, artifact, golden, gates)
+    assert artifact.parity is not None, "the manifest's reader refuses an artifact without figures"
+    return parity.replay(models_dir, artifact, golden, artifact.parity.gate)

@@ -141,7 +141,9 @@ def _baked(settings: Settings, target: str, images: dict[str, str], times: dict[
         size=found["Size"],
         bundles=tuple(entry.name for entry in entries),
         weights={entry.name: entry.weights for entry in entries},
-        max_abs_diff=max((a.parity.max_abs_diff for entry in entries for a in entry.artifacts), default=None),
+        max_abs_diff=max(
+            (a.parity.max_abs_diff for entry in entries for a in entry.artifacts if a.parity), default=None
+        ),
         seconds=spent,
         proof=_proof(settings, target, name, images.get("runtime"), found["Id"], entries),
     )

@@ -44,8 +44,8 @@ def command(
     results, rows = [], []
     for entry in entries:
         size = sum(ref.size for ref in entry.files)
-        worst = max(artifact.parity.max_abs_diff for artifact in entry.artifacts)
-        gate = max(artifact.parity.gate for artifact in entry.artifacts)
+        figures = [artifact.parity for artifact in entry.artifacts if artifact.parity is not None]
+        worst, gate = max(one.max_abs_diff for one in figures), max(one.gate for one in figures)
         results.append(
             {
                 "bundle": entry.name,

@@ -24,6 +24,11 @@ FEW = 32
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image file; may be repeated."
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="The variant to embed with [default: fp32, else the only one that the bundle has].",
+)
 @click.option("--stdin", "from_stdin", is_flag=True, help="One text per line of standard input.")
 @click.option(
     "--threads",
@@ -36,6 +41,7 @@ def command(
     name: str,
     texts: tuple[str, ...],
     images: tuple[Path, ...],
+    precision: str | None,
     from_stdin: bool,
     threads: int | None,
     models_dir: Path | None,
@@ -60,10 +66,10 @@ def command(
     if entry.weights == "sample":
         out.warn(f"{name} has SAMPLE WEIGHTS (random): its embeddings mean nothing.")
     if images:
-        images_encoder = ImageEncoder(entry, folder, threads, brief)
+        images_encoder = ImageEncoder(entry, folder, threads, precision, brief)
         dimension, parts = images_encoder.dimension, iter([images_encoder.embed(images)])
     else:
-        encoder = TextEncoder(entry, folder, threads, brief)
+        encoder = TextEncoder(entry, folder, threads, precision, brief)
         dimension, parts = encoder.dimension, encoder.embed_iter(_lines() if from_stdin else texts)
     rows = (row for part in parts for row in part.tolist())
     data = {"bundle": name, "weights": entry.weights, "dimensions": dimension}

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from modelbake.cli.options import load_settings, models_dir_option, speaking
+from modelbake.manifest import Parity, Quality
 from modelbake.output import out, table
 
 
@@ -20,9 +21,15 @@ def command(bundles: tuple[str, ...], models_dir: Path | None) -> None:
     from modelbake.verify import verify
 
     figures = verify(load_settings(models_dir).models_dir, bundles)
-    rows = [
-        [name, path, f"{parity.max_abs_diff:g}", f"{parity.gate:g}", str(parity.cases)]
-        for name, artifacts in figures.items()
-        for path, parity in artifacts.items()
+    rows = [[name, path, *_cells(one)] for name, artifacts in figures.items() for path, one in artifacts.items()]
+    out.result(msgspec.to_builtins(figures), table(["bundle", "artifact", "figure", "gate", "of"], rows))
+
+
+def _cells(figures: Parity | Quality) -> list[str]:
+    if isinstance(figures, Parity):
+        return [f"max abs diff {figures.max_abs_diff:g}", f"{figures.gate:g}", f"{figures.cases} cases"]
+    return [
+        f"cosine {figures.mean_cosine:g}, top-10 overlap {figures.top10_overlap:g}",
+        f"{figures.mean_cosine_gate:g}, {figures.top10_overlap_gate:g}",
+        f"{figures.items} items",
     ]
-    out.result(msgspec.to_builtins(figures), table(["bundle", "artifact", "max abs diff", "gate", "cases"], rows))

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from modelbake.manifest import ImagePreprocessing, Role, Tensor, Tokenizer
+from modelbake.manifest import ImagePreprocessing, Precision, Role, Tensor, Tokenizer
 
 # Below this many bytes of weights a graph stays one file; above it they lie beside it and are mapped, not parsed, at load.
 EXTERNAL_DATA_THRESHOLD = 1 << 20
@@ -29,6 +29,7 @@ class Draft(Struct, frozen=True, omit_defaults=True):
     normalized: bool | None = None
     preprocessing: ImagePreprocessing | None = None
     tokenizer: Tokenizer | None = None
+    precision: Precision = "fp32"
 
 
 class Export(Struct, frozen=True):
@@ -82,20 +83,27 @@ def export_onnx(
     model.producer_name, model.producer_version = "modelbake", ""
     for node in model.graph.node:
         node.doc_string = ""
+    beside = write_onnx(model, path)
+    signature = onnx.load(str(path), load_external_data=False).graph
+    return _tensors(signature.input), _tensors(signature.output), beside
+
+
+def write_onnx(model: Any, path: Path) -> tuple[str, ...]:
+    """Write the graph with its weights in the order of their names; the names of the files beside it that hold weights."""
+    import onnx
+
     initializers = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
     del model.graph.initializer[:]
     model.graph.initializer.extend(initializers)
     onnx.checker.check_model(model)
-    beside: tuple[str, ...] = ()
-    if model.ByteSize() > EXTERNAL_DATA_THRESHOLD:
-        data = f"{path.name}.data"
-        path.with_name(data).unlink(missing_ok=True)
-        onnx.save_model(model, str(path), save_as_external_data=True, location=data, size_threshold=1024)
-        beside = (data,)
-    else:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if model.ByteSize() <= EXTERNAL_DATA_THRESHOLD:
         onnx.save_model(model, str(path))
-    signature = onnx.load(str(path), load_external_data=False).graph
-    return _tensors(signature.input), _tensors(signature.output), beside
+        return ()
+    data = f"{path.name}.data"
+    path.with_name(data).unlink(missing_ok=True)
+    onnx.save_model(model, str(path), save_as_external_data=True, location=data, size_threshold=1024)
+    return (data,)
 
 
 def _tensors(values: Any) -> tuple[Tensor, ...]:

@@ -36,6 +36,8 @@ GOLDEN_IMAGE_SIZES: dict[str, list[tuple[int, int]]] = {
     "mixed": [(96, 320), (301, 200), (64, 64)],
 }
 
+EVALUATION_IMAGES = 24
+
 
 def sample(bundle: Bundle, folder: Path, seed: int) -> None:
     """Write the bundle's true architecture with weights drawn from `seed` as `<model.weights>` into `folder`."""
@@ -288,4 +290,22 @@ def _golden_cases(model: Any, spec: ClipModel) -> list[goldens.Case]:
             cases.append(
                 goldens.Case(IMAGE_ROLE, name, {"pixel_values": pixels.numpy()}, goldens.as_float32(embedding), raw)
             )
+        cases.append(_evaluation_case(double, transform))
     return cases
+
+
+def _evaluation_case(double: Any, transform: Any) -> goldens.Case:
+    """Seeded images to measure the image encoder's variants on. They are no photographs."""
+    import numpy as np
+    from PIL import Image
+
+    images = [
+        golden_image(60 + 9 * (seed % 4), 96 - 7 * (seed % 5), seed=1000 + seed) for seed in range(EVALUATION_IMAGES)
+    ]
+    parts = [
+        double.encode_image(transform(Image.fromarray(image))[None].double(), normalize=True).numpy()
+        for image in images
+    ]
+    outputs = goldens.as_float32({"image_embedding": np.concatenate(parts)})
+    raw: goldens.Arrays = {f"image.{index}": image for index, image in enumerate(images)}
+    return goldens.Case(IMAGE_ROLE, goldens.EVALUATION, {}, outputs, raw)

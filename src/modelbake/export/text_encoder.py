@@ -12,6 +12,7 @@ from modelbake.export.artifact import Draft, Export, export_onnx, tool_versions
 from modelbake.manifest import Role, Tokenizer
 
 ROLE: Role = "text_encoder"
+EVALUATION_BATCH = 16
 
 # Lengths from one token to past the limit, scripts, and what normalisers trip over; none of the batches has the traced shape.
 GOLDEN_TEXTS: dict[str, list[str]] = {
@@ -125,7 +126,7 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     tokenizer = Path("tokenizers") / model.model / "tokenizer.json"
     _write_tokenizer(reference, model.max_tokens, out / tokenizer)
     golden = Path("goldens") / f"{bundle.name}.npz"
-    goldens.write(out / golden, _golden_cases(reference, encoder))
+    goldens.write(out / golden, _golden_cases(bundle, reference, encoder))
     draft = Draft(
         path=graph.as_posix(),
         role=ROLE,
@@ -150,7 +151,7 @@ def _tokenize(reference: Any, texts: list[str]) -> dict[str, Any]:
     return {name: features[name] for name in ("input_ids", "attention_mask")}
 
 
-def _golden_cases(reference: Any, encoder: Any) -> list[goldens.Case]:
+def _golden_cases(bundle: Bundle, reference: Any, encoder: Any) -> list[goldens.Case]:
     import numpy as np
     import torch
 
@@ -163,7 +164,25 @@ def _golden_cases(reference: Any, encoder: Any) -> list[goldens.Case]:
         inputs = {key: value.numpy() for key, value in features.items()}
         outputs = goldens.as_float32({"sentence_embedding": embedding})
         cases.append(goldens.Case(ROLE, name, inputs, outputs, {"text": np.array(texts)}))
+    if bundle.evaluation:
+        cases.append(_evaluation_case(bundle.evaluation, reference, double))
     return cases
+
+
+def _evaluation_case(texts: tuple[str, ...], reference: Any, double: Any) -> goldens.Case:
+    import numpy as np
+    import torch
+
+    # Alike lengths together, so that little is spent on padding.
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    parts = []
+    for start in range(0, len(order), EVALUATION_BATCH):
+        features = _tokenize(reference, [texts[index] for index in order[start : start + EVALUATION_BATCH]])
+        with torch.inference_mode():
+            parts.append(double(**features).numpy())
+    embeddings = np.empty((len(texts), parts[0].shape[1]))
+    embeddings[order] = np.concatenate(parts)
+    return goldens.evaluation_of_texts(ROLE, texts, goldens.as_float32({"sentence_embedding": embeddings}))
 
 
 def _write_tokenizer(reference: Any, max_tokens: int, path: Path) -> None:

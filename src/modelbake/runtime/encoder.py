@@ -27,10 +27,20 @@ Embeddings = NDArray[np.float32]
 
 
 class TextEncoder:
-    """The text encoder of a bundle; safe for several threads. `threads` and `brief` are Session's."""
+    """The text encoder of a bundle; safe for several threads. `threads` and `brief` are Session's.
 
-    def __init__(self, entry: BundleEntry, models_dir: Path, threads: int | None = None, brief: bool = False) -> None:
-        artifact = _artifact(entry, "text_encoder", "texts")
+    `precision` is fp32, or the only one there is, unless said otherwise.
+    """
+
+    def __init__(
+        self,
+        entry: BundleEntry,
+        models_dir: Path,
+        threads: int | None = None,
+        precision: str | None = None,
+        brief: bool = False,
+    ) -> None:
+        artifact = _artifact(entry, "text_encoder", "texts", precision)
         if artifact.tokenizer is None:
             raise IntegrityError(f"The manifest names no tokenizer for {artifact.path}; build the bundle again.")
         self.dimension = _dimension(artifact)
@@ -67,10 +77,20 @@ class TextEncoder:
 
 
 class ImageEncoder:
-    """The image encoder of a bundle; safe for several threads. `threads` and `brief` are Session's."""
+    """The image encoder of a bundle; safe for several threads. `threads` and `brief` are Session's.
 
-    def __init__(self, entry: BundleEntry, models_dir: Path, threads: int | None = None, brief: bool = False) -> None:
-        artifact = _artifact(entry, "image_encoder", "images")
+    `precision` is fp32, or the only one there is, unless said otherwise.
+    """
+
+    def __init__(
+        self,
+        entry: BundleEntry,
+        models_dir: Path,
+        threads: int | None = None,
+        precision: str | None = None,
+        brief: bool = False,
+    ) -> None:
+        artifact = _artifact(entry, "image_encoder", "images", precision)
         if artifact.preprocessing is None:
             raise IntegrityError(f"The manifest has no preprocessing for {artifact.path}; build the bundle again.")
         self.dimension = _dimension(artifact)
@@ -97,13 +117,13 @@ class ImageEncoder:
         return self._preprocess.preprocess(image, self._preprocessing)
 
 
-def _artifact(entry: BundleEntry, role: str, what: str) -> Artifact:
+def _artifact(entry: BundleEntry, role: str, what: str, precision: str | None) -> Artifact:
     if all(artifact.role != role for artifact in entry.artifacts):
-        roles = ", ".join(artifact.role for artifact in entry.artifacts)
+        roles = ", ".join(dict.fromkeys(artifact.role for artifact in entry.artifacts))
         raise UsageError(
             f"The bundle {entry.name!r} does not embed {what}; it has: {roles}. `modelbake list` shows what each bundle does."
         )
-    return entry.artifact(role)
+    return entry.artifact(role, precision)
 
 
 def _dimension(artifact: Artifact) -> int:
