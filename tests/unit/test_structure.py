@@ -59,13 +59,17 @@ ROOMS = {
     "cache": FOUNDATION,
     "layers": FOUNDATION,
     "sources": FOUNDATION,
+    "lock": FOUNDATION | {"sources"},
+    "graph": {"errors"},
+    "inspect": FOUNDATION | {"graph"},
     "runtime": {"manifest", "errors"},
     "parity": FOUNDATION | {"goldens", "runtime"},
     "verify": FOUNDATION | {"parity"},
+    "report": FOUNDATION | {"goldens", "inspect", "runtime"},
     "export": FOUNDATION | {"goldens", "runtime"},
-    "bake": FOUNDATION | {"sources"},
+    "bake": FOUNDATION | {"sources", "verify"},
     "pipeline": FOUNDATION | {"cache", "export", "parity", "sources"},
-    "cli": FOUNDATION | {"bake", "layers", "pipeline", "runtime", "verify"},
+    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "pipeline", "report", "runtime", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
 }
@@ -75,6 +79,8 @@ NARROW = {
     ("export", "runtime"): {"modelbake.runtime.clip_tokenizer"},
     ("bake", "sources"): {"modelbake.sources.fetch"},
     ("pipeline", "sources"): {"modelbake.sources.fetch"},
+    ("lock", "sources"): {"modelbake.sources.survey"},
+    ("report", "runtime"): {"modelbake.runtime.session"},
     ("cli", "runtime"): {"modelbake.runtime.encoder"},
 }
 
@@ -195,6 +201,9 @@ raise SystemExit(code)
         ["embed", "--bundle", "tiny-image", "--image", "{models}/picture.png"],
         ["verify"],
         ["list"],
+        ["inspect", "tiny-text"],
+        ["inspect", "{models}/onnx/tiny-text.onnx"],
+        ["report", "--to", "{models}/report.html"],
     ],
     ids=lambda arguments: " ".join(arguments[:3]),
 )
