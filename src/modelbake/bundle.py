@@ -194,7 +194,8 @@ def _problems(bundle: Bundle) -> list[str]:
     if bundle.pinned:
         problems += [
             f"file {pin.path!r} has no sha256 although pinned = true (`modelbake lock` fills in what is pinned = false)"
-            for pin in bundle.files if pin.sha256 is None
+            for pin in bundle.files
+            if pin.sha256 is None
         ]
         problems += [
             f"revision {source.revision!r} of {source.repository} is no commit although pinned = true"

@@ -192,7 +192,8 @@ class _Reader:
         return name
 
     def _value(self, span: Any) -> Signature:
-        name, kind, shape = "", "", ()
+        name, kind = "", ""
+        shape: tuple[int | str, ...] = ()
         for number, value in self._fields(*_span(span)):
             if number == 1:
                 name = self._text(value)

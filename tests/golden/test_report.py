@@ -55,7 +55,13 @@ def test_the_report_of_the_built_bundles_shows_every_artifact_and_asks_for_nothi
     assert {(row[0], row[3]) for row in rows(browser, "speed")} == {(a.path, str(b)) for a in artifacts for b in (1, 8)}
     shown = browser.value("document.body.innerText")
     for entry in entries:
-        for words in (entry.name, entry.licence, entry.digest, entry.description, *(r.sha256 for r in entry.source.files)):
+        for words in (
+            entry.name,
+            entry.licence,
+            entry.digest,
+            entry.description,
+            *(r.sha256 for r in entry.source.files),
+        ):
             assert words in shown
         assert entry.source.commit is None or entry.source.commit in shown
     assert "On this machine: " in shown
@@ -144,7 +150,9 @@ def test_hostile_words_stay_words(tmp_path: Path, browser: Browser, trap: tuple[
     browser.open(page)
     assert browser.complaints == []
     assert browser.value("document.title") == "modelbake report"
-    assert browser.value("document.querySelectorAll('script, img, iframe, object, svg [onload], [onerror]').length") == 0
+    assert (
+        browser.value("document.querySelectorAll('script, img, iframe, object, svg [onload], [onerror]').length") == 0
+    )
     assert script in browser.value("document.querySelector('#bundles').textContent")
     assert browser.value("document.querySelectorAll('#artifacts tbody tr').length") == 2
     assert {address for address in browser.requests if not address.startswith("data:")} == {page.as_uri()}

@@ -80,7 +80,9 @@ def _take_out(image: str, folder: Path) -> None:
                     for member in archive:
                         _write(image, archive, member, folder)
             except tarfile.ReadError as error:
-                raise MachineError(f"docker cp gave no /models of {image} ({error}); is it a bundle's image?") from error
+                raise MachineError(
+                    f"docker cp gave no /models of {image} ({error}); is it a bundle's image?"
+                ) from error
             finally:
                 # What is left unread would keep docker waiting.
                 stream.close()

@@ -119,8 +119,8 @@ def _graph(graph: dict[str, Any] | None) -> Iterator[str]:
 def _plain(value: Any) -> str:
     """A value in a line: what is in a table as `name value`."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items() if inner not in (None, {}, []))
-    if isinstance(value, list):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items() if inner not in (None, {}, [], ()))
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_plain, value)) + "]"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -86,7 +86,7 @@ def _resolve(settings: Settings, surveyor: Surveyor, bundle: Bundle, update: boo
     asked = replace(bundle, sources=tuple(_to_ask(source, update) for source in bundle.sources))
     answers = surveyor.ask(asked)
     able = _able(bundle, answers)
-    commits = {answer.spec: answer.commit for answer in able if isinstance(answer.spec, HubSource)}
+    commits = {answer.spec: answer.commit for answer in able}
     sources = tuple(
         _with_commit(old, commits.get(spec)) for old, spec in zip(bundle.sources, asked.sources, strict=True)
     )

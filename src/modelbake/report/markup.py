@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 Child = Element | str
 # What no text needs and HTML does not allow.
-_CONTROLS = {code: "\ufffd" for code in (*range(9), 11, *range(14, 32), 127)}
+_CONTROLS = dict.fromkeys((*range(9), 11, *range(14, 32), 127), "�")
 
 
 def el(tag: str, *children: Child, **attributes: str | int | float) -> Element:

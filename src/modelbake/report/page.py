@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from modelbake import __version__
-from modelbake.report.markup import el, page, table
+from modelbake.report.markup import Child, el, page, table
 from modelbake.report.plots import Bar, bars, gated
 from modelbake.report.speed import Timing
 
@@ -55,7 +55,7 @@ def _tiles(entries: list[Facts]) -> Element:
 
 
 def _bundles(entries: list[Facts]) -> Element:
-    rows = [
+    rows: list[list[Child]] = [
         [
             entry["name"],
             entry["description"],
@@ -74,7 +74,7 @@ def _bundles(entries: list[Facts]) -> Element:
 
 
 def _artifacts(entries: list[Facts]) -> Element:
-    rows = []
+    rows: list[list[Child]] = []
     for entry, artifact in _each(entries):
         graph = artifact["graph"] or {}
         opsets = ", ".join(f"{domain or 'onnx'} {version}" for domain, version in graph.get("opsets", {}).items())
@@ -87,7 +87,11 @@ def _artifacts(entries: list[Facts]) -> Element:
                 f"{graph['parameters'] / 1e6:.2f} M" if graph else "the file is MISSING",
                 f"{graph['nodes']} ({opsets})" if graph else "-",
                 el("span", _tensors(artifact["inputs"]), el("br"), "→ ", _tensors(artifact["outputs"])),
-                el("span", _exactly(f"{parity['max_abs_diff']:g} of {parity['gate']:g}"), f" in {parity['cases']} cases"),
+                el(
+                    "span",
+                    _exactly(f"{parity['max_abs_diff']:g} of {parity['gate']:g}"),
+                    f" in {parity['cases']} cases",
+                ),
             ]
         )
     header = ["file, bundle", "role, precision", "size", "parameters", "nodes", "inputs → outputs", "parity"]
@@ -128,7 +132,7 @@ def _parity(entries: list[Facts]) -> Iterator[Element]:
 
 def _quality(entries: list[Facts]) -> Iterator[Element]:
     """Figures of variants, where the manifest has some."""
-    rows: list[list[Element | str]] = []
+    rows: list[list[Child]] = []
     for entry, artifact in _each(entries):
         for name, value in _flat(artifact.get("quality") or {}):
             rows.append([el("code", artifact["path"]), entry["name"], artifact["precision"], name, value])
@@ -149,7 +153,7 @@ def _speed(entries: list[Facts], timings: list[Timing], machine: str) -> Iterato
         ]
         yield el("h3", f"Batch {batch}")
         yield bars(f"Milliseconds of a call with {batch} in a batch", rows)
-    cells = [
+    cells: list[list[Child]] = [
         [
             el("code", t.path),
             t.role,
@@ -226,8 +230,9 @@ def _ms(milliseconds: float) -> str:
 
 def size(count: int) -> str:
     """Bytes in words, by powers of 1000."""
+    left = float(count)
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.3g} GB"
+        if left < 1000:
+            return f"{left:.3g} {unit}"
+        left /= 1000
+    return f"{left:.3g} GB"

@@ -93,7 +93,15 @@ def _race(
             rounds = len(seconds[artifact.path, batch])
             timings.append(
                 Timing(
-                    entry.name, artifact.role, artifact.path, artifact.precision, batch, own * 1e3, rounds, ratio, shapes
+                    entry.name,
+                    artifact.role,
+                    artifact.path,
+                    artifact.precision,
+                    batch,
+                    own * 1e3,
+                    rounds,
+                    ratio,
+                    shapes,
                 )
             )
     return timings
@@ -123,7 +131,7 @@ def take(artifact: Artifact, case: Case, batch: int) -> Arrays:
         array = case.inputs[tensor.name]
         if tensor.shape and isinstance(tensor.shape[0], str):
             array = array[np.arange(batch) % array.shape[0]]
-        made[tensor.name] = np.ascontiguousarray(array.astype(tensor.dtype, copy=False))
+        made[tensor.name] = np.asarray(array, dtype=tensor.dtype, order="C")
     return made
 
 

@@ -137,7 +137,10 @@ def test_a_branch_becomes_its_commit_and_every_file_gets_its_digest(
     assert set(found["origins"]) == {FILE, "config.json"}
     bundle = Catalog(project.root / "bundles").get("small")
     assert bundle.pinned
-    assert bundle.files == (FilePin(FILE, sha256(WEIGHTS), len(WEIGHTS)), FilePin("config.json", sha256(CONFIG), len(CONFIG)))
+    assert bundle.files == (
+        FilePin(FILE, sha256(WEIGHTS), len(WEIGHTS)),
+        FilePin("config.json", sha256(CONFIG), len(CONFIG)),
+    )
     # The large file's digest is the hub's own word; only the small one was read, and checked against git's id.
     assert project.hub.log.sent(FILE) == 0
     assert project.files == ["bundle.toml"]
@@ -206,7 +209,9 @@ def test_a_pin_that_is_not_what_the_hub_says_is_an_error_until_an_update(
 ) -> None:
     right = locked(repo.branches["main"])
     content = WEIGHTS if which == FILE else CONFIG
-    wrong = right.replace(sha256(content), "0" * 64) if field == "sha256" else right.replace(f"= {len(content)}", "= 11")
+    wrong = (
+        right.replace(sha256(content), "0" * 64) if field == "sha256" else right.replace(f"= {len(content)}", "= 11")
+    )
     project.text = wrong
     for words in (["lock"], ["lock", "--check"]):
         assert run(words) == 5
@@ -228,7 +233,9 @@ def test_a_wrong_pin_in_an_unlocked_definition_is_not_papered_over(project: Proj
 def test_a_hub_that_is_not_there_is_exit_4_with_every_source_named(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    other = make_bundle([HubSource("org/other", "main"), WheelSource("small-model", "1.0")], [FilePin("x")], pinned=False, name="other")
+    other = make_bundle(
+        [HubSource("org/other", "main"), WheelSource("small-model", "1.0")], [FilePin("x")], pinned=False, name="other"
+    )
     write_definition(project.root, other)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert run(["lock"]) == 4
@@ -239,7 +246,9 @@ def test_a_hub_that_is_not_there_is_exit_4_with_every_source_named(
 
 
 def test_a_failure_of_one_bundle_leaves_the_others_unwritten(project: Project, repo: Repo) -> None:
-    write_definition(project.root, make_bundle([HubSource("org/absent", "main")], [FilePin("x")], pinned=False, name="zz"))
+    write_definition(
+        project.root, make_bundle([HubSource("org/absent", "main")], [FilePin("x")], pinned=False, name="zz")
+    )
     assert run(["lock", "-q"]) == 4
     assert project.text == DEFINITION
 
@@ -358,7 +367,9 @@ def test_without_a_hub_the_first_source_that_has_a_file_is_the_origin(
     assert "not compared: " in capsys.readouterr().err
 
 
-def test_what_changed_meanwhile_is_not_written_over(project: Project, repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changed_meanwhile_is_not_written_over(
+    project: Project, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changed = DEFINITION.replace("1.0.0", "1.0.1")
 
     def wait(seconds_event: threading.Event, wanted: float) -> None:
@@ -373,7 +384,9 @@ def test_what_changed_meanwhile_is_not_written_over(project: Project, repo: Repo
 def test_a_disk_that_takes_only_half_leaves_every_definition_as_it_was(
     project: Project, repo: Repo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_definition(project.root, make_bundle([HubSource(REPOSITORY, "main")], [FilePin(FILE)], pinned=False, name="zz"))
+    write_definition(
+        project.root, make_bundle([HubSource(REPOSITORY, "main")], [FilePin(FILE)], pinned=False, name="zz")
+    )
     before = {path: path.read_bytes() for path in (project.root / "bundles").rglob("*.toml")}
     calls = []
 
@@ -422,7 +435,12 @@ hexadecimal = st.text("0123456789abcdef", min_size=64, max_size=64)
 comment = st.sampled_from(["", "# a word\n", "\n", "  # [[files]]\n"])
 
 
-@given(st.lists(hexadecimal, min_size=2, max_size=2), st.integers(0, 2**40), hexadecimal, st.lists(comment, min_size=9, max_size=9))
+@given(
+    st.lists(hexadecimal, min_size=2, max_size=2),
+    st.integers(0, 2**40),
+    hexadecimal,
+    st.lists(comment, min_size=9, max_size=9),
+)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_between_the_lines_only_pins_change(
     digests: list[str], size: int, commit: str, between: list[str]

@@ -70,10 +70,10 @@ def test_a_value_that_is_there_already_leaves_the_text_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("files = [{ path = 'a' }]", 'files = [{ path = \'a\', sha256 = "s" }]'),
+        ("files = [{ path = 'a' }]", "files = [{ path = 'a', sha256 = \"s\" }]"),
         ("files = [{path='a'}] # c", "files = [{path='a', sha256 = \"s\"}] # c"),
         ("files = [{}]", 'files = [{sha256 = "s"}]'),
-        ("files = [ # c\n{ path = 'a' },\n]", 'files = [ # c\n{ path = \'a\', sha256 = "s" },\n]'),
+        ("files = [ # c\n{ path = 'a' },\n]", "files = [ # c\n{ path = 'a', sha256 = \"s\" },\n]"),
         ("[[files]]\r\npath = 'a'\r\n", "[[files]]\r\npath = 'a'\r\nsha256 = \"s\"\r\n"),
         ("[[files]]\n\tpath = 'a' # c", "[[files]]\n\tpath = 'a' # c\n\tsha256 = \"s\""),
         ('[[ "files" ]]\npath = "a"', '[[ "files" ]]\npath = "a"\nsha256 = "s"'),
@@ -107,7 +107,7 @@ values = st.recursive(
     ),
     max_leaves=4,
 )
-endings = st.sampled_from(["\n", " # why = [[files]]\n", "\n\n", "\n# path = \"x\"\n"])
+endings = st.sampled_from(["\n", " # why = [[files]]\n", "\n\n", '\n# path = "x"\n'])
 
 
 @st.composite
@@ -128,7 +128,10 @@ def test_whatever_the_form_the_text_reads_as_wanted_and_keeps_every_other_line(
 ) -> None:
     before = tomllib.loads(text)
     index = data.draw(st.integers(0, len(before["files"]) - 1))
-    changes: list[tuple[Path, str | int | bool]] = [(("files", index, "sha256"), sha256), (("files", index, "size"), size)]
+    changes: list[tuple[Path, str | int | bool]] = [
+        (("files", index, "sha256"), sha256),
+        (("files", index, "size"), size),
+    ]
     made = edited(text, *changes)
     wanted = tomllib.loads(text)
     wanted["files"][index] |= {"sha256": sha256, "size": size}
