@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from modelbake.errors import IntegrityError
 from modelbake.graph import Signature, _Reader, read_graph
 from tests.unit import tiny
+
+# A busy machine is no failure.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def matrix_model() -> onnx.ModelProto:
@@ -135,6 +138,7 @@ def test_graphs_nested_without_end_are_refused() -> None:
 WHOLE = matrix_model().SerializeToString()
 
 
+@patient
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 255), st.integers(1, len(WHOLE)))
 @example(0, 0, 1)
 def test_a_damaged_file_gives_facts_or_one_error(at: int, byte: int, end: int) -> None:
@@ -145,6 +149,7 @@ def test_a_damaged_file_gives_facts_or_one_error(at: int, byte: int, end: int) -
             _Reader(one).model()
 
 
+@patient
 @given(st.binary(max_size=200))
 def test_any_bytes_give_facts_or_one_error(data: bytes) -> None:
     with suppress(ValueError):

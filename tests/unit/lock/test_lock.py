@@ -441,7 +441,7 @@ comment = st.sampled_from(["", "# a word\n", "\n", "  # [[files]]\n"])
     hexadecimal,
     st.lists(comment, min_size=9, max_size=9),
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_between_the_lines_only_pins_change(
     digests: list[str], size: int, commit: str, between: list[str]
 ) -> None:

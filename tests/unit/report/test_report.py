@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -24,6 +24,9 @@ from modelbake.report.page import render, size
 from modelbake.report.plots import Bar, bars, gated
 from modelbake.report.speed import Timing, measure, take
 from tests.unit import tiny
+
+# A busy machine is no failure.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Seen(HTMLParser):
@@ -149,6 +152,7 @@ def test_a_folder_that_takes_no_file_is_the_machine_s_failure(models: Path, caps
     assert "/sys" in capsys.readouterr().err
 
 
+@patient
 @given(st.text(max_size=60))
 def test_any_text_is_text_again(text: str) -> None:
     html = page("t", "p { color: red }", el("p", text, "|", el("b", text), text, title=text))
