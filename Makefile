@@ -45,6 +45,7 @@ bake: $(VENV)/.host
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/hub
+	scripts/chromium.sh install
 	$(BIN)/python -m pytest tests/golden
 
 test-images: $(VENV)/.dev

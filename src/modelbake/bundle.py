@@ -32,11 +32,15 @@ class FilePin(Struct, frozen=True, forbid_unknown_fields=True):
     size: Annotated[int, Meta(ge=0)] | None = None
 
 
-class HubSource(Struct, frozen=True, forbid_unknown_fields=True, tag="hub", tag_field="type"):
-    """A Hugging Face model repository at a revision: a commit where it is pinned, else a branch or tag."""
+class HubSource(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="hub", tag_field="type"):
+    """A Hugging Face model repository at a revision: a commit where it is pinned, else a branch or tag.
+
+    `follow` is the branch or tag that `modelbake lock --update` takes the next commit from.
+    """
 
     repository: str
     revision: str
+    follow: str | None = None
 
 
 class WheelSource(Struct, frozen=True, forbid_unknown_fields=True, tag="wheel", tag_field="type"):
@@ -236,7 +240,9 @@ def _problems(bundle: Bundle) -> list[str]:
     problems += _variant_problems(bundle.variants)
     if bundle.pinned:
         problems += [
-            f"file {pin.path!r} has no sha256 although pinned = true" for pin in bundle.files if pin.sha256 is None
+            f"file {pin.path!r} has no sha256 although pinned = true (`modelbake lock` fills in what is pinned = false)"
+            for pin in bundle.files
+            if pin.sha256 is None
         ]
         problems += [
             f"revision {source.revision!r} of {source.repository} is no commit although pinned = true"

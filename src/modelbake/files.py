@@ -63,6 +63,21 @@ def copy_atomically(source: Path, target: Path) -> None:
         raise
 
 
+def write_atomically(target: Path, data: bytes) -> None:
+    """`target` with these bytes, by one rename; MachineError where the disk does not take them."""
+    with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Turns a full or unwritable disk under `folder` into a MachineError."""

@@ -56,7 +56,7 @@ class Pipeline:
         if self.locked and not bundle.pinned:
             raise RefusedError(
                 f"{bundle.name}: its bundle.toml says pinned = false, and --locked takes pinned bytes alone. "
-                "Look up the commit and every sha256, write them into the definition, and set pinned = true."
+                f"Where its hub can be reached, `modelbake lock {bundle.name}` looks them up and writes them there."
             )
 
     def sources_folder(self, bundle: Bundle) -> Path:

@@ -18,8 +18,11 @@ COMMANDS = {
     "build": "modelbake.cli.build",
     "embed": "modelbake.cli.embed",
     "fetch": "modelbake.cli.fetch",
+    "inspect": "modelbake.cli.inspect",
     "layers": "modelbake.cli.layers",
     "list": "modelbake.cli.list",
+    "lock": "modelbake.cli.lock",
+    "report": "modelbake.cli.report",
     "verify": "modelbake.cli.verify",
 }
 

@@ -1,0 +1,135 @@
+"""modelbake inspect: all that is known of a bundle, a graph's file, or a models folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelbake.bundle import Catalog
+from modelbake.cli.options import load_settings, models_dir_option, speaking
+from modelbake.output import out
+
+# What an artifact's own lines show; whatever else its entry has is shown behind them, under its own name.
+_SHOWN = {"path", "role", "precision", "size", "total_size", "sha256", "format", "external_data", "graph", "tools"}
+_MOST_OPERATORS = 8
+
+
+@click.command("inspect")
+@click.argument("what")
+@models_dir_option
+@speaking
+def command(what: str, models_dir: Path | None) -> None:
+    """Show all that is known of WHAT: a bundle's name, an ONNX file, or a models folder or its manifest."""
+    from modelbake.inspect import inspect_bundle, inspect_file, inspect_models
+
+    path = Path(what)
+    if path.suffix == ".json" or (path.is_dir() and ("/" in what or what.startswith("."))):
+        found = inspect_models(path.parent if path.suffix == ".json" else path)
+        out.result(found, (line for entry in found for line in (*_entry(entry), "")))
+    elif path.suffix or "/" in what:
+        file = inspect_file(path)
+        out.result(file, _file(file))
+    else:
+        settings = load_settings(models_dir)
+        bundle = inspect_bundle(Catalog(settings.bundles_dir), settings.models_dir, what)
+        out.result(bundle, _bundle(bundle, settings.models_dir))
+
+
+def _bundle(facts: dict[str, Any], models_dir: Path) -> Iterator[str]:
+    definition, built = facts["definition"], facts["built"]
+    if definition is not None:
+        yield f"{facts['name']} {definition['version']}, as defined ({'pinned' if definition['pinned'] else 'NOT PINNED'})"
+        yield f"  {definition['description']}"
+        yield f"  licence     {definition['licence']}"
+        yield f"  model       {_plain(definition['model'])}"
+        for source in definition["sources"]:
+            yield f"  source      {_plain(source)}"
+        for pin in definition["files"]:
+            size = f"{pin['size']} bytes" if pin.get("size") is not None else "no size"
+            yield f"  file        {pin['path']}  sha256 {pin.get('sha256') or 'not pinned'}  {size}"
+        yield f"  gates       {_plain(definition['gates'])}"
+        yield ""
+    if built is None:
+        yield f"not built in {models_dir}: `modelbake build {facts['name']}` makes it"
+    else:
+        yield from _entry(built)
+
+
+def _entry(entry: dict[str, Any]) -> Iterator[str]:
+    loud = "  *** RANDOM, for trying out, not for use ***" if entry["weights"] == "sample" else ""
+    yield f"{entry['name']} {entry['version']}, built: {entry['weights']} weights, {_size(entry['size'])}{loud}"
+    yield f"  {entry['description']}"
+    yield f"  licence     {entry['licence']}"
+    yield f"  digest      {entry['digest']}"
+    yield f"  pinned      {'yes' if entry['pinned'] else 'no'}"
+    source = {name: value for name, value in entry["source"].items() if name != "files"}
+    yield f"  source      {_plain(source)}"
+    for ref in entry["source"]["files"]:
+        yield f"    {ref['sha256']}  {ref['size']:>11}  {ref['path']}"
+    for artifact in entry["artifacts"]:
+        yield from _artifact(artifact)
+    yield "  files"
+    for ref in entry["files"]:
+        gone = "  MISSING" if ref["path"] in entry["missing"] else ""
+        yield f"    {ref['sha256']}  {ref['size']:>11}  {ref['path']}{gone}"
+
+
+def _artifact(artifact: dict[str, Any]) -> Iterator[str]:
+    total = artifact.get("total_size", artifact["size"])
+    yield f"  {artifact['role']}: {artifact['path']} ({artifact['format']}, {artifact['precision']}, {_size(total)})"
+    for kind in ("inputs", "outputs"):
+        for tensor in artifact[kind]:
+            yield f"    {kind[:-1]:<10}{tensor['name']}: {tensor['dtype']} {_shape(tensor['shape'])}"
+    for name, value in artifact.items():
+        if name not in _SHOWN | {"inputs", "outputs"}:
+            yield f"    {name:<10}{'' if len(name) < 10 else ' '}{_plain(value)}"
+    yield f"    tools     {_plain(artifact['tools'])}"
+    yield from (f"    {line}" for line in _graph(artifact.get("graph")))
+
+
+def _file(facts: dict[str, Any]) -> Iterator[str]:
+    yield f"{facts['path']}: {_size(facts['size'])}"
+    yield f"sha256    {facts['sha256']}"
+    if facts["artifact"] is not None:
+        yield f"artifact  {facts['artifact']['role']} of the bundle {facts['bundle']}"
+    if facts["graph"]:
+        for kind in ("inputs", "outputs"):
+            for tensor in facts["graph"][kind]:
+                yield f"{kind[:-1]:<10}{tensor['name']}: {tensor['dtype']} {_shape(tensor['shape'])}"
+    yield from _graph(facts["graph"])
+
+
+def _graph(graph: dict[str, Any] | None) -> Iterator[str]:
+    if graph is None:
+        yield "graph     the file is MISSING"
+        return
+    opsets = ", ".join(f"{domain or 'onnx'} {version}" for domain, version in graph["opsets"].items())
+    yield f"opset     {opsets} (IR {graph['ir_version']}, by {graph['producer'] or 'unknown'})"
+    kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in graph["parameters_by_dtype"].items())
+    yield f"weights   {graph['parameters']:,} parameters ({kinds or 'none'}), {_size(graph['weight_bytes'])}"
+    operators = list(graph["operators"].items())
+    rest = len(operators) - _MOST_OPERATORS
+    listed = ", ".join(f"{name} {count}" for name, count in operators[:_MOST_OPERATORS])
+    yield f"nodes     {graph['nodes']}: {listed}{f', and {rest} other types (--json lists them)' if rest > 0 else ''}"
+
+
+def _plain(value: Any) -> str:
+    """A value in a line: what is in a table as `name value`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items() if inner not in (None, {}, [], ()))
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shape(shape: list[int | str]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
