@@ -69,11 +69,13 @@ SourceSpec = HubSource | WheelSource | UrlSource | LocalSource | SampleSource
 class ClipModel(Struct, frozen=True, forbid_unknown_fields=True, tag="clip", tag_field="kind"):
     """An open_clip model, exported as a text and an image encoder.
 
-    `model` is the name people use (ViT-B/32) and that file names carry; `architecture` is open_clip's name of its configuration.
+    `model` is the name people use (ViT-B/32) and that file names carry; `architecture` is open_clip's name of its configuration,
+    and `pretrained` the name of the weights in open_clip's table, which knows their image preprocessing and activation.
     """
 
     model: str
     architecture: str
+    pretrained: str | None = None
     weights: str = "open_clip_model.safetensors"
 
 
