@@ -114,6 +114,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     """One model, named and versioned, as its bundle.toml defines it.
 
     `pinned` says whether every file has its sha256 and every hub revision is a commit; `--locked` builds refuse the others.
+    `default` marks the bundle that stands for its kind where a kind is named; a kind has one at most.
     """
 
     schema_version: int
@@ -125,6 +126,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1)]
     files: Annotated[tuple[FilePin, ...], Meta(min_length=1)]
     pinned: bool = True
+    default: bool = False
     gates: Gates = Gates()
 
     @property
@@ -229,5 +231,16 @@ class Catalog:
         return bundle
 
     def select(self, names: tuple[str, ...] | list[str]) -> list[Bundle]:
-        """The bundles named, in the order given and once each; all of them where `names` is empty."""
-        return [self.get(name) for name in dict.fromkeys(names or self.names())]
+        """The bundles named, in the order given and once each; all of them where `names` is empty.
+
+        IntegrityError where more than one of the chosen bundles is the default of one kind.
+        """
+        chosen = [self.get(name) for name in dict.fromkeys(names or self.names())]
+        for kind in sorted({bundle.kind for bundle in chosen}):
+            defaults = [bundle.name for bundle in chosen if bundle.default and bundle.kind == kind]
+            if len(defaults) > 1:
+                raise IntegrityError(
+                    f"{self.folder}: {' and '.join(defaults)} say default = true, but a kind ({kind}) has one default; "
+                    "take it out of the others' bundle.toml."
+                )
+        return chosen

@@ -177,6 +177,7 @@ def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: dict[str, 
         goldens=refs[export.goldens],
         files=files,
         digest=manifest.bundle_digest(files),
+        default=bundle.default,
     )
 
 

@@ -14,7 +14,7 @@ from modelbake.output import out
 
 
 @click.command("embed")
-@click.option("--bundle", "name", required=True, help="The bundle to embed with.")
+@click.option("--bundle", "name", required=True, help="The bundle to embed with, or a kind (clip, text_encoder): then its default bundle.")
 @click.option("--text", "texts", multiple=True, help="A text; may be repeated.")
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image file; may be repeated."
@@ -34,7 +34,8 @@ def command(
     from modelbake.runtime.encoder import ImageEncoder, TextEncoder
 
     folder = load_settings(models_dir).models_dir
-    entry = manifest.read(folder).bundle(name)
+    entry = manifest.read(folder).bundle_or_default(name)
+    name = entry.name
     if entry.weights == "sample":
         out.warn(f"{name} has SAMPLE WEIGHTS (random): its embeddings mean nothing.")
     if images:
