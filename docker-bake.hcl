@@ -15,12 +15,15 @@ variable "RELEASE" { default = "type=image,push=true,compression=uncompressed,oc
 variable "PLATFORMS" { default = "" }
 variable "SOURCE_DATE_EPOCH" { default = "0" }
 
-# The bundles: how many files each has, the manifest included (one image layer a file), and the folder of a local source.
+# The bundles: how many files each has, the manifest included (one image layer a file), the folder of a local source, and whether it
+# is the default of its kind, which the search image holds.
 variable "BUNDLES" {
   default = [
-    { name = "boundary-regressor", layers = 4, data = "models/regressor", trained = true },
-    { name = "clip-vit-b-32", layers = 11, data = "", trained = false },
-    { name = "minilm-l6-v2", layers = 9, data = "", trained = false },
+    { name = "boundary-regressor", layers = 4, data = "models/regressor", trained = true, default = true },
+    { name = "clip-rn50", layers = 7, data = "", trained = false, default = false },
+    { name = "clip-vit-b-16", layers = 7, data = "", trained = false, default = false },
+    { name = "clip-vit-b-32", layers = 11, data = "", trained = false, default = true },
+    { name = "minilm-l6-v2", layers = 9, data = "", trained = false, default = true },
   ]
 }
 
@@ -35,10 +38,10 @@ function "image" {
   result = ["${REGISTRY}modelbake/${name}:${TAG}"]
 }
 
-# The files of all bundles with one manifest instead of one each; HCL here has no sum().
+# The files of the default bundles with one manifest instead of one each; HCL here has no sum().
 function "search_layers" {
   params = [bundles]
-  result = length(flatten([for bundle in bundles : range(bundle.layers - 1)])) + 1
+  result = length(flatten([for bundle in bundles : range(bundle.layers - 1) if bundle.default])) + 1
 }
 
 target "_common" {
@@ -118,7 +121,7 @@ target "trees-search" {
   dockerfile = "images/search/Dockerfile"
   contexts = merge(
     { runtime = "target:runtime" },
-    { for bundle in BUNDLES : bundle.name => "target:bundle-${bundle.name}" },
+    { for bundle in BUNDLES : bundle.name => "target:bundle-${bundle.name}" if bundle.default },
   )
   args   = { LAYERS = search_layers(BUNDLES) }
   output = ["type=cacheonly"]
@@ -132,8 +135,8 @@ target "search" {
   args       = { LAYERS = format("%02d", search_layers(BUNDLES)) }
   labels = {
     "org.opencontainers.image.title" = "modelbake search: the runtime and the default bundles"
-    "io.modelbake.bundles"           = join(",", [for bundle in BUNDLES : bundle.name])
-    "io.modelbake.weights"           = join(",", [for bundle in BUNDLES : "${bundle.name}=${bundle.trained ? "trained" : WEIGHTS}"])
+    "io.modelbake.bundles"           = join(",", [for bundle in BUNDLES : bundle.name if bundle.default])
+    "io.modelbake.weights"           = join(",", [for bundle in BUNDLES : "${bundle.name}=${bundle.trained ? "trained" : WEIGHTS}" if bundle.default])
   }
   output = [LOAD]
 }

@@ -75,11 +75,13 @@ SourceSpec = HubSource | WheelSource | UrlSource | LocalSource | SampleSource
 class ClipModel(Struct, frozen=True, forbid_unknown_fields=True, tag="clip", tag_field="kind"):
     """An open_clip model, exported as a text and an image encoder.
 
-    `model` is the name people use (ViT-B/32) and that file names carry; `architecture` is open_clip's name of its configuration.
+    `model` is the name people use (ViT-B/32) and that file names carry; `architecture` is open_clip's name of its configuration,
+    and `pretrained` the name of the weights in open_clip's table, which knows their image preprocessing and activation.
     """
 
     model: str
     architecture: str
+    pretrained: str | None = None
     weights: str = "open_clip_model.safetensors"
 
 
@@ -160,6 +162,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     `pinned` says whether every file has its sha256 and every hub revision is a commit; `--locked` builds refuse the others.
     fp32 artifacts are always made, `variants` beside them. `evaluation` holds texts that the variants are measured on; a catalog
     takes them from the lines of evaluation.txt beside bundle.toml.
+    `default` marks the bundle that stands for its kind where a kind is named; a kind has one at most.
     """
 
     schema_version: int
@@ -171,6 +174,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1)]
     files: Annotated[tuple[FilePin, ...], Meta(min_length=1)]
     pinned: bool = True
+    default: bool = False
     gates: Gates = Gates()
     variants: tuple[Variant, ...] = ()
     evaluation: tuple[str, ...] = ()
@@ -295,8 +299,19 @@ class Catalog:
         return bundle
 
     def select(self, names: tuple[str, ...] | list[str]) -> list[Bundle]:
-        """The bundles named, in the order given and once each; all of them where `names` is empty."""
-        return [self.get(name) for name in dict.fromkeys(names or self.names())]
+        """The bundles named, in the order given and once each; all of them where `names` is empty.
+
+        IntegrityError where more than one of the chosen bundles is the default of one kind.
+        """
+        chosen = [self.get(name) for name in dict.fromkeys(names or self.names())]
+        for kind in sorted({bundle.kind for bundle in chosen}):
+            defaults = [bundle.name for bundle in chosen if bundle.default and bundle.kind == kind]
+            if len(defaults) > 1:
+                raise IntegrityError(
+                    f"{self.folder}: {' and '.join(defaults)} say default = true, but a kind ({kind}) has one default; "
+                    "take it out of the others' bundle.toml."
+                )
+        return chosen
 
 
 def _text(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from modelbake.bundle import Name, Sha256, safe_relative_path
 from modelbake.errors import IntegrityError, MachineError, UnknownNameError
@@ -133,6 +134,7 @@ class BundleEntry(Struct, frozen=True, forbid_unknown_fields=True):
     goldens: FileRef
     files: tuple[FileRef, ...]
     digest: Sha256
+    default: bool = False
 
     def artifact(self, role: str, precision: str | None = None) -> Artifact:
         """The artifact of that role and precision; where none is asked for, fp32 if the bundle has it, else its only one.
@@ -164,8 +166,29 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         for entry in self.bundles:
             if entry.name == name:
                 return entry
+        raise self._unknown(name)
+
+    def bundle_or_default(self, name: str) -> BundleEntry:
+        """The bundle of that name, or for the name of a kind its default bundle, or the only one of that kind.
+
+        UnknownNameError where the manifest has none, or several of that kind with no default among them.
+        """
+        of_kind = [entry for entry in self.bundles if entry.kind == name]
+        candidates = (
+            [entry for entry in self.bundles if entry.name == name]
+            or [entry for entry in of_kind if entry.default]
+            or of_kind
+        )
+        if not candidates:
+            raise self._unknown(name)
+        if len(candidates) > 1:
+            names = ", ".join(entry.name for entry in candidates)
+            raise UnknownNameError(f"The manifest has no default bundle of the kind {name}; name one of: {names}.")
+        return candidates[0]
+
+    def _unknown(self, name: str) -> UnknownNameError:
         known = ", ".join(b.name for b in self.bundles) or "none"
-        raise UnknownNameError(f"The manifest has no bundle {name!r}. It has: {known}.")
+        return UnknownNameError(f"The manifest has no bundle {name!r}. It has: {known}.")
 
 
 def bundle_digest(files: tuple[FileRef, ...]) -> str:
@@ -209,6 +232,8 @@ def _problems(manifest: Manifest) -> list[str]:
     """Where the manifest contradicts itself: what is not in a bundle's list of files would not be verified, packed or copied."""
     names = [entry.name for entry in manifest.bundles]
     problems = [f"the bundle {name!r} is in it twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    defaults = [entry.kind for entry in manifest.bundles if entry.default]
+    problems += [f"the kind {kind} has two defaults" for kind in sorted({k for k in defaults if defaults.count(k) > 1})]
     for entry in manifest.bundles:
         listed = {ref.path: ref for ref in entry.files}
         problems += [
@@ -253,8 +278,16 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def merge(manifests: list[Manifest]) -> Manifest:
-    """One manifest of all; where two have a bundle of one name, the later's entry stays."""
-    entries = {entry.name: entry for manifest in manifests for entry in manifest.bundles}
+    """One manifest of all; where two have a bundle of one name, the later's entry stays, and so does a kind's later default."""
+    entries: dict[str, BundleEntry] = {}
+    for new in (entry for manifest in manifests for entry in manifest.bundles):
+        if new.default:
+            entries |= {
+                name: replace(old, default=False)
+                for name, old in entries.items()
+                if old.default and old.kind == new.kind
+            }
+        entries[new.name] = new
     return Manifest(SCHEMA_VERSION, tuple(entries[name] for name in sorted(entries)))
 
 

@@ -233,6 +233,7 @@ def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: Figures, d
         goldens=refs[export.goldens],
         files=files,
         digest=manifest.bundle_digest(files),
+        default=bundle.default,
     )
 
 

@@ -231,6 +231,7 @@ def test_the_digest_depends_on_every_field() -> None:
         {"description": "another model"},
         {"licence": "Apache-2.0"},
         {"pinned": False},
+        {"default": True},
         {"gates": {"max_abs_diff": 2e-5}},
         {"model": {"kind": "text_encoder", "model": "Other", "max_tokens": 8}},
         {"model": {"kind": "text_encoder", "model": "Tiny", "max_tokens": 9}},
@@ -262,6 +263,17 @@ def test_the_catalog_gives_bundles_by_name_in_the_order_asked_and_once(tmp_path:
     assert catalog.names() == ["a", "b", "c"]
     assert [bundle.name for bundle in catalog.select(("c", "a", "c"))] == ["c", "a"]
     assert [bundle.name for bundle in catalog.select(())] == ["a", "b", "c"]
+
+
+def test_a_kind_has_one_default_at_most(tmp_path: Path) -> None:
+    for name, default in (("a", True), ("b", False), ("c", True)):
+        write(tmp_path, name, toml(definition(name=name, default=default)).encode())
+    catalog = Catalog(tmp_path)
+    assert [bundle.default for bundle in catalog.select(("a", "b"))] == [True, False]
+    with pytest.raises(
+        IntegrityError, match=r"a and c say default = true, but a kind \(text_encoder\) has one default"
+    ):
+        catalog.select(())
 
 
 @pytest.mark.parametrize("name", ["nothing", "../a", "", "/"])

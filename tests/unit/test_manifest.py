@@ -376,3 +376,41 @@ def test_parity_figures_and_other_numbers_survive_to_the_last_bit(real: Manifest
     changed = Manifest(1, (replace(entry, artifacts=(replace(entry.artifacts[0], parity=figures),)),))
     assert manifest.decode(manifest.encode(changed), "here").bundles[0].artifacts[0].parity == figures
     assert msgspec.json.decode(manifest.encode(changed))["bundles"][0]["artifacts"][0]["parity"]["cases"] == 1
+
+
+def of_kind(name: str, kind: str, default: bool = False) -> BundleEntry:
+    ref = FileRef("x", "0" * 64, 1)
+    source = SourceRecord("sample", (), seed=0)
+    return BundleEntry(name, "1.0.0", kind, "", "MIT", "sample", True, source, (), ref, (ref,), "0" * 64, default)
+
+
+def test_a_kind_s_name_stands_for_its_default_bundle_or_its_only_one() -> None:
+    made = Manifest(1, (of_kind("a", "clip"), of_kind("b", "clip", default=True), of_kind("c", "text_encoder")))
+    assert [made.bundle_or_default(name).name for name in ("a", "clip", "text_encoder")] == ["a", "b", "c"]
+    with pytest.raises(UnknownNameError, match="no bundle 'cross_encoder'. It has: a, b, c"):
+        made.bundle_or_default("cross_encoder")
+
+
+def test_a_bundle_s_own_name_goes_before_a_kind_s() -> None:
+    made = Manifest(1, (of_kind("clip", "text_encoder"), of_kind("b", "clip", default=True)))
+    assert made.bundle_or_default("clip").name == "clip"
+
+
+def test_a_kind_with_several_bundles_and_no_default_is_asked_for_a_name() -> None:
+    made = Manifest(1, (of_kind("a", "clip"), of_kind("b", "clip")))
+    with pytest.raises(UnknownNameError, match="no default bundle of the kind clip; name one of: a, b") as caught:
+        made.bundle_or_default("clip")
+    assert caught.value.exit_code == 3
+
+
+def test_of_merged_manifests_the_later_default_of_a_kind_stays() -> None:
+    first = Manifest(1, (of_kind("a", "clip", default=True), of_kind("t", "text_encoder", default=True)))
+    merged = merge([first, Manifest(1, (of_kind("b", "clip", default=True),))])
+    assert {entry.name: entry.default for entry in merged.bundles} == {"a": False, "b": True, "t": True}
+
+
+def test_a_manifest_with_two_defaults_of_a_kind_is_refused(tmp_path: Path) -> None:
+    made = tiny.models_folder(tmp_path)
+    both = Manifest(1, tuple(replace(entry, kind="clip", default=True) for entry in made.bundles))
+    with pytest.raises(IntegrityError, match="the kind clip has two defaults"):
+        decode(encode(both), "m")

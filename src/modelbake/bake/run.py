@@ -55,7 +55,7 @@ def run_bake(settings: Settings, catalog: Catalog, names: tuple[str, ...], no_ca
         plan = buildx.plan_bake(settings.root, (*plan.wanted, "runtime"))
     bundles = [catalog.get(name) for name in catalog.names() if f"trees-{name}" in plan.targets]
     weights = {bundle.name: choose_weights(settings, bundle) for bundle in bundles}
-    overrides = weight_overrides(weights, set(plan.targets))
+    overrides = weight_overrides(weights, set(plan.targets), {bundle.name for bundle in bundles if bundle.default})
     if no_cache:
         # BuildKit keeps its cache mounts all the same, and with them the results of the steps.
         overrides += [f"trees-{bundle.name}.args.STEPS=/tmp/steps" for bundle in bundles]
@@ -102,13 +102,17 @@ def _available_to_a_build(settings: Settings, bundle: Bundle) -> tuple[bool, lis
     return found, reasons + more
 
 
-def weight_overrides(weights: dict[str, Weights], plan: set[str]) -> list[str]:
-    """What --set tells bake: each bundle's weights as a build argument, and in the labels of the images that hold it."""
+def weight_overrides(weights: dict[str, Weights], plan: set[str], defaults: set[str]) -> list[str]:
+    """What --set tells bake: each bundle's weights as a build argument, and in the labels of the images that hold it.
+
+    `defaults` are the bundles that the search image holds.
+    """
     overrides = []
     for name, kind in weights.items():
         overrides.append(f"trees-{name}.args.WEIGHTS={'sample' if kind == 'sample' else 'pretrained'}")
         overrides += [f"{prefix}bundle-{name}.labels.{WEIGHTS_LABEL}={name}={kind}" for prefix in ("", RELEASE)]
-    overrides += [f"{prefix}search.labels.{WEIGHTS_LABEL}={weights_label(weights)}" for prefix in ("", RELEASE)]
+    held = weights_label({name: kind for name, kind in weights.items() if name in defaults})
+    overrides += [f"{prefix}search.labels.{WEIGHTS_LABEL}={held}" for prefix in ("", RELEASE)]
     return [override for override in overrides if override.partition(".")[0] in plan]
 
 

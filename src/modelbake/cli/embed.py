@@ -19,7 +19,12 @@ FEW = 32
 
 
 @click.command("embed")
-@click.option("--bundle", "name", required=True, help="The bundle to embed with.")
+@click.option(
+    "--bundle",
+    "name",
+    required=True,
+    help="The bundle to embed with, or a kind (clip, text_encoder): then its default bundle.",
+)
 @click.option("--text", "texts", multiple=True, help="A text; may be repeated.")
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image file; may be repeated."
@@ -62,7 +67,8 @@ def command(
     folder = settings.models_dir
     threads = threads or settings.threads
     brief = not from_stdin and len(texts) + len(images) <= FEW
-    entry = manifest.read(folder).bundle(name)
+    entry = manifest.read(folder).bundle_or_default(name)
+    name = entry.name
     if entry.weights == "sample":
         out.warn(f"{name} has SAMPLE WEIGHTS (random): its embeddings mean nothing.")
     if images:

@@ -32,6 +32,7 @@ def command(built: bool, models_dir: Path | None) -> None:
                 "name": name,
                 "version": one.version,
                 "kind": one.kind,
+                "default": one.default,
                 "pinned": one.pinned,
                 "licence": one.licence,
                 "built": entry.weights if entry else None,
@@ -39,7 +40,14 @@ def command(built: bool, models_dir: Path | None) -> None:
             }
         )
     cells = [
-        [r["name"], r["version"], r["kind"], "yes" if r["pinned"] else "no", r["built"] or "-", r["description"]]
+        [
+            r["name"],
+            r["version"],
+            f"{r['kind']} (default)" if r["default"] else r["kind"],
+            "yes" if r["pinned"] else "no",
+            r["built"] or "-",
+            r["description"],
+        ]
         for r in rows
     ]
     out.result(

@@ -52,10 +52,12 @@ def export_onnx(
     dynamic_axes: dict[str, dict[int, str]],
     path: Path,
     opset: int = 17,
+    custom_opsets: dict[str, int] | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[str, ...]]:
     """Trace `module` (eval mode) on `example` and write the ONNX graph to `path`.
 
-    Returns its inputs, its outputs, and the names of the files beside it that hold weights. Deterministic: the graph carries no
+    `custom_opsets` names the operator domains beside ONNX's own that the module uses, and their versions. Returns its inputs, its
+    outputs, and the names of the files beside it that hold weights. Deterministic: the graph carries no
     doc strings, no producer's paths, and its weights in the order of their names.
     """
     import onnx
@@ -74,6 +76,7 @@ def export_onnx(
             output_names=outputs,
             dynamic_axes=dynamic_axes,
             opset_version=opset,
+            custom_opsets=custom_opsets,
             dynamo=False,
             do_constant_folding=True,
         )

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from modelbake import goldens
 from modelbake.bundle import Bundle, ClipModel
 from modelbake.errors import IntegrityError, RefusedError
-from modelbake.export._torchvision import declare_missing_ops
+from modelbake.export import clip_config
 from modelbake.export.artifact import Draft, Export, export_onnx, tool_versions
+from modelbake.export.clip_towers import image_tower, text_tower
+from modelbake.export.ort_ops import CONTRIB_OPSETS
 from modelbake.manifest import ImagePreprocessing, Role, Tokenizer
 
 if TYPE_CHECKING:
@@ -40,13 +42,21 @@ EVALUATION_IMAGES = 24
 
 
 def sample(bundle: Bundle, folder: Path, seed: int) -> None:
-    """Write the bundle's true architecture with weights drawn from `seed` as `<model.weights>` into `folder`."""
+    """Write the bundle's true architecture with weights drawn from `seed` as `<model.weights>` into `folder`.
+
+    No tensor is left constant: open_clip begins biases with 0 and gains with 1 or even 0, beside which an export could lose or
+    mix up whole layers without any change in what the model gives.
+    """
     import torch
     from safetensors.torch import save_file
 
-    spec = _spec(bundle)
+    spec = clip_config.check(bundle)
     torch.manual_seed(seed)
     model = _create(spec)
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() > 1 and torch.all(tensor == tensor.flatten()[0]):
+            offset = name.endswith(("bias", "running_mean"))
+            tensor.copy_(0.1 * torch.randn_like(tensor) if offset else 0.5 + torch.rand_like(tensor))
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, str(folder / spec.weights))
 
 
@@ -56,39 +66,41 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     The text graph takes int64 `input_ids` [batch, sequence], any length up to the context's, each row holding its end-of-text
     token; the image graph takes float32 `pixel_values` [batch, 3, size, size]. Both give unit-length float32 embeddings.
     """
-    spec = _spec(bundle)
+    spec = clip_config.check(bundle)
     model = _load(spec, sources)
     stem = f"clip_{spec.model.replace('/', '_')}"
     tokenizer_path = Path("tokenizers") / stem / "merges.txt"
     golden = Path("goldens") / f"{bundle.name}.npz"
     _write_tokenizer(out / tokenizer_path)
 
+    import open_clip
     import torch
 
     preprocessing = _preprocessing(model)
     tools = tool_versions("torch", "onnx", "open_clip_torch")
-    dimension = int(model.text_projection.shape[1])
+    dimension = int(open_clip.get_model_config(spec.architecture)["embed_dim"])
     ids = torch.zeros(2, 7, dtype=torch.int64)
     ids[:, 0], ids[:, 1:5], ids[:, 5] = 49406, 320, 49407
     pixels = torch.zeros(2, 3, preprocessing.size, preprocessing.size)
 
     text_graph, image_graph = Path("onnx") / f"{stem}_text_encoder.onnx", Path("onnx") / f"{stem}_image_encoder.onnx"
     text_in, text_out, text_data = export_onnx(
-        _text_tower(model),
+        text_tower(model),
         {"input_ids": ids},
         ["text_embedding"],
         {"input_ids": {0: "batch", 1: "sequence"}, "text_embedding": {0: "batch"}},
         out / text_graph,
+        custom_opsets=CONTRIB_OPSETS,
     )
     image_in, image_out, image_data = export_onnx(
-        _image_tower(model),
+        image_tower(model),
         {"pixel_values": pixels},
         ["image_embedding"],
         {"pixel_values": {0: "batch"}, "image_embedding": {0: "batch"}},
         out / image_graph,
+        custom_opsets=CONTRIB_OPSETS,
     )
-    # The goldens come from a fresh model, untouched by what the export replaced inside this one.
-    goldens.write(out / golden, _golden_cases(_load(spec, sources), spec))
+    goldens.write(out / golden, _golden_cases(model, spec))
     text = Draft(
         path=text_graph.as_posix(),
         role=TEXT_ROLE,
@@ -114,20 +126,16 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     return Export((text, image), golden.as_posix(), (tokenizer_path.as_posix(),))
 
 
-def _spec(bundle: Bundle) -> ClipModel:
-    assert isinstance(bundle.model, ClipModel)
-    return bundle.model
-
-
 def _create(spec: ClipModel) -> Any:
-    declare_missing_ops()
     import open_clip
 
     # open_clip warns through the root logger that the model is random, which is what is wanted here.
     previous = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:
-        return open_clip.create_model(spec.architecture, pretrained=None, device="cpu")
+        return open_clip.create_model(
+            spec.architecture, pretrained=None, device="cpu", force_preprocess_cfg=clip_config.preprocessing(spec)
+        )
     finally:
         logging.root.setLevel(previous)
 
@@ -147,90 +155,6 @@ def _load(spec: ClipModel, sources: Path) -> Any:
     except (RuntimeError, SafetensorError) as error:
         raise IntegrityError(f"{path}: these are not the weights of {spec.architecture}: {str(error)[:400]}") from error
     return model.eval()
-
-
-def _text_tower(model: Any) -> Any:
-    import torch
-
-    class TextTower(torch.nn.Module):
-        """open_clip's CLIP.encode_text(normalize=True), with positions and causal mask cut to the input's length.
-
-        Exact: attention is causal and the embedding is read at the end-of-text token, so what stands behind it has no effect.
-        """
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.clip = model
-            _replace_attention(self.clip.transformer)
-
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            length = input_ids.shape[1]
-            x = self.clip.token_embedding(input_ids) + self.clip.positional_embedding[:length]
-            x = self.clip.transformer(x, attn_mask=self.clip.attn_mask[:length, :length])
-            x = self.clip.ln_final(x)
-            # The end-of-text token has the highest id, so argmax finds its first position (open_clip's text_global_pool).
-            end = input_ids.argmax(dim=-1).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
-            x = x.gather(1, end).squeeze(1)
-            return torch.nn.functional.normalize(x @ self.clip.text_projection, dim=-1)
-
-    return TextTower().eval()
-
-
-def _image_tower(model: Any) -> Any:
-    import torch
-
-    class ImageTower(torch.nn.Module):
-        """open_clip's CLIP.encode_image(normalize=True)."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.visual = model.visual
-            _replace_attention(self.visual)
-
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(self.visual(pixel_values), dim=-1)
-
-    return ImageTower().eval()
-
-
-def _replace_attention(module: Any) -> None:
-    """Put a traceable self-attention in the place of every nn.MultiheadAttention below `module`.
-
-    torch's own, traced, fixes the sequence length it saw in a Reshape with a constant.
-    """
-    import torch
-
-    class Attention(torch.nn.Module):
-        def __init__(self, source: torch.nn.MultiheadAttention) -> None:
-            super().__init__()
-            self.heads, self.head_dim = source.num_heads, source.head_dim
-            self.in_proj_weight, self.in_proj_bias = source.in_proj_weight, source.in_proj_bias
-            self.out_proj = source.out_proj
-
-        def forward(
-            self,
-            query: torch.Tensor,
-            key: torch.Tensor,
-            value: torch.Tensor,
-            need_weights: bool = False,
-            attn_mask: torch.Tensor | None = None,
-        ) -> tuple[torch.Tensor, None]:
-            batch, length, width = query.shape
-            q, k, v = torch.nn.functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-            shape = (batch, length, self.heads, self.head_dim)
-            q, k, v = (t.reshape(shape).transpose(1, 2) for t in (q, k, v))
-            scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
-            if attn_mask is not None:
-                scores = scores + attn_mask
-            mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(batch, length, width)
-            return self.out_proj(mixed), None
-
-    for name, child in module.named_children():
-        if isinstance(child, torch.nn.MultiheadAttention):
-            assert child.batch_first
-            setattr(module, name, Attention(child))
-        else:
-            _replace_attention(child)
 
 
 def _preprocessing(model: Any) -> ImagePreprocessing:

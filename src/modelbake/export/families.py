@@ -47,7 +47,14 @@ class Family:
 FAMILIES = {
     "clip": Family(
         "modelbake.export.clip",
-        (*_SHARED_CODE, "modelbake.export.clip", "modelbake.runtime.clip_tokenizer"),
+        (
+            *_SHARED_CODE,
+            "modelbake.export.clip",
+            "modelbake.export.clip_config",
+            "modelbake.export.clip_towers",
+            "modelbake.export.ort_ops",
+            "modelbake.runtime.clip_tokenizer",
+        ),
         ("ftfy", "numpy", "onnx", "open_clip_torch", "pillow", "regex", "safetensors", "timm", "torch", "torchvision"),
     ),
     "text_encoder": Family(

@@ -93,16 +93,18 @@ def test_a_plan_that_fails_gives_docker_s_words(docker: StubDocker, settings: Se
 
 def test_weights_go_to_the_targets_of_the_plan_alone() -> None:
     weights: dict[str, manifest.Weights] = {"a": "sample", "b": "trained", "c": "pretrained"}
-    assert weight_overrides(weights, {"trees-a", "bundle-a", "trees-b", "bundle-b", "trees-c", "search"}) == [
+    assert weight_overrides(
+        weights, {"trees-a", "bundle-a", "trees-b", "bundle-b", "trees-c", "search"}, {"a", "c"}
+    ) == [
         "trees-a.args.WEIGHTS=sample",
         "bundle-a.labels.io.modelbake.weights=a=sample",
         "trees-b.args.WEIGHTS=pretrained",
         "bundle-b.labels.io.modelbake.weights=b=trained",
         "trees-c.args.WEIGHTS=pretrained",
-        "search.labels.io.modelbake.weights=a=sample,b=trained,c=pretrained",
+        "search.labels.io.modelbake.weights=a=sample,c=pretrained",
     ]
-    assert weight_overrides(weights, {"runtime"}) == []
-    assert weight_overrides({"a": "sample"}, {"release-bundle-a", "release-search"}) == [
+    assert weight_overrides(weights, {"runtime"}, {"a"}) == []
+    assert weight_overrides({"a": "sample"}, {"release-bundle-a", "release-search"}, {"a"}) == [
         "release-bundle-a.labels.io.modelbake.weights=a=sample",
         "release-search.labels.io.modelbake.weights=a=sample",
     ]
@@ -383,13 +385,14 @@ def test_docker_bake_builds_the_bundles_of_the_catalog_and_no_others() -> None:
     for name in catalog.names():
         trained = catalog.get(name).kind == "boundary_regressor"
         assert found[name]["trained"] == str(trained).lower()
+        assert found[name]["default"] == str(catalog.get(name).default).lower()
         folders = [source.folder for source in catalog.get(name).sources if hasattr(source, "folder")]
         assert found[name]["data"] == "".join(folders)
         assert int(found[name]["layers"]) >= 4
 
 
-def test_the_search_image_lays_out_just_these_bundles() -> None:
+def test_the_search_image_lays_out_just_the_default_bundles() -> None:
     text = (ROOT / "images" / "search" / "Dockerfile").read_text(encoding="utf-8")
     mounts = re.findall(r"--mount=type=bind,from=([^,]+),target=/in/([^ ]+)", text)
-    assert [source for source, _ in mounts] == [entry["name"] for entry in hcl_bundles()]
+    assert [source for source, _ in mounts] == [entry["name"] for entry in hcl_bundles() if entry["default"] == "true"]
     assert all(source == target for source, target in mounts)

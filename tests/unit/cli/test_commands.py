@@ -127,7 +127,7 @@ def test_the_list_shows_what_can_be_built_and_what_is_built(models: Path, capsys
     assert list(rows) == sorted([*defined, "tiny-image", "tiny-text"])
     assert rows["tiny-text"]["built"] == "sample"
     assert all(rows[name]["built"] is None for name in defined)
-    assert set(rows["tiny-text"]) == {"name", "version", "kind", "pinned", "licence", "built", "description"}
+    assert set(rows["tiny-text"]) == {"name", "version", "kind", "default", "pinned", "licence", "built", "description"}
     assert run(["list"]) == 0
     header, line, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["bundle", "version", "kind", "pinned", "built", "description"]
