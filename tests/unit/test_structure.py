@@ -75,7 +75,7 @@ NARROW = {
     ("export", "runtime"): {"modelbake.runtime.clip_tokenizer"},
     ("bake", "sources"): {"modelbake.sources.fetch"},
     ("pipeline", "sources"): {"modelbake.sources.fetch"},
-    ("cli", "runtime"): {"modelbake.runtime.encoder"},
+    ("cli", "runtime"): {"modelbake.runtime.encoder", "modelbake.runtime.reranker"},
 }
 
 HEAVY = ("torch", "torchvision", "open_clip", "transformers", "sentence_transformers", "onnx", "coremltools", "tvm")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from modelbake import manifest
-from modelbake.cli.options import load_settings, models_dir_option, speaking
-from modelbake.errors import UsageError
+from modelbake.cli.options import load_settings, models_dir_option, speaking, stdin_lines
 from modelbake.output import out
 
 
@@ -41,14 +39,7 @@ def command(
         embeddings = ImageEncoder(entry, folder).embed(list(images))
     else:
         encoder = TextEncoder(entry, folder)
-        embeddings = encoder.embed(_lines() if from_stdin else list(texts))
+        embeddings = encoder.embed(stdin_lines() if from_stdin else list(texts))
     rows = embeddings.tolist()
     data = {"bundle": name, "weights": entry.weights, "dimensions": embeddings.shape[1], "embeddings": rows}
     out.result(data, (" ".join(f"{value:.6g}" for value in row) for row in rows))
-
-
-def _lines() -> list[str]:
-    try:
-        return [line.rstrip("\r\n") for line in sys.stdin]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"Standard input is no {error.encoding} text ({error}); convert it first.") from error

@@ -20,6 +20,7 @@ COMMANDS = {
     "fetch": "modelbake.cli.fetch",
     "layers": "modelbake.cli.layers",
     "list": "modelbake.cli.list",
+    "rerank": "modelbake.cli.rerank",
     "verify": "modelbake.cli.verify",
 }
 

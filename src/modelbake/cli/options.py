@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from modelbake import settings
+from modelbake.errors import UsageError
 from modelbake.output import out
 
 Command = Callable[..., Any]
@@ -56,3 +58,11 @@ weights_option = click.option(
 )
 
 locked_option = click.option("--locked", is_flag=True, help="Refuse bundles whose bytes are not all pinned.")
+
+
+def stdin_lines() -> list[str]:
+    """The lines of standard input without their ends; UsageError where it is no text."""
+    try:
+        return [line.rstrip("\r\n") for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"Standard input is no {error.encoding} text ({error}); convert it first.") from error

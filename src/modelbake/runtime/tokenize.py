@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ def _clip(path: Path, max_tokens: int) -> Tokenize:
     return tokenize
 
 
-def _tokenizer_json(path: Path, max_tokens: int) -> Tokenize:
+def open_tokenizer_json(path: Path, max_tokens: int) -> Any:
+    """The tokenizers.Tokenizer of a tokenizer.json; IntegrityError where it is none, or does not pad or cut at `max_tokens`."""
     from tokenizers import Tokenizer as FastTokenizer
 
     try:
@@ -50,9 +52,19 @@ def _tokenizer_json(path: Path, max_tokens: int) -> Tokenize:
         raise IntegrityError(
             f"{path} does not pad its batches and cut texts at the manifest's {max_tokens} tokens; build the bundle again."
         )
+    return tokenizer
+
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def _tokenizer_json(path: Path, max_tokens: int) -> Tokenize:
+    tokenizer = open_tokenizer_json(path, max_tokens)
 
     def tokenize(texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        encodings = tokenizer.encode_batch([_LONE_SURROGATE.sub("\ufffd", text) for text in texts])
+        encodings = tokenizer.encode_batch([without_surrogates(text) for text in texts])
         return {
             "input_ids": np.array([encoding.ids for encoding in encodings], dtype=np.int64),
             "attention_mask": np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64),
