@@ -49,7 +49,9 @@ def sample(bundle: Bundle, folder: Path, seed: int) -> None:
     declare_missing_ops()
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     model = _spec(bundle)
     numbers = dict(model.architecture)
     model_type = str(numbers.pop("model_type", "bert"))

@@ -19,7 +19,7 @@ ROLE = "reranker"
 
 # The most tokens of a batch, padding included. On processors, what a larger batch saves is less than what its padding and its
 # larger intermediate results cost; docs/rerank.md has the figures.
-BATCH_TOKENS = 1024
+BATCH_TOKENS = 512
 # Pairs are tokenized that many at a time, so that the tokens of a long list are not all in memory at once.
 CHUNK = 1024
 
