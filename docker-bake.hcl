@@ -21,6 +21,7 @@ variable "BUNDLES" {
     { name = "boundary-regressor", layers = 4, data = "models/regressor", trained = true },
     { name = "clip-vit-b-32", layers = 7, data = "", trained = false },
     { name = "minilm-l6-v2", layers = 5, data = "", trained = false },
+    { name = "ms-marco-reranker", layers = 9, data = "", trained = false },
   ]
 }
 
