@@ -21,7 +21,14 @@ _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": {**_SMALL, "vocab_size": 200, "max_position_embeddings": 128},
     "roberta": {**_SMALL, "vocab_size": 300, "max_position_embeddings": 130, "type_vocab_size": 1},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 200, "max_position_embeddings": 128},
+    "distilbert": {
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 64,
+        "vocab_size": 200,
+        "max_position_embeddings": 128,
+    },
 }
 MAX_TOKENS = 128
 

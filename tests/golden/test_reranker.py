@@ -17,7 +17,13 @@ from tests.golden.conftest import Built, environment, modelbake
 from tests.hub import Hub
 
 QUERY = "how many people live in Berlin 🐈?"
-WORDS = "Berlin has many people , naïve Zürich 東京 👩‍👩‍👧‍👦 museums 12345 e\u0301 [SEP] </s> ! the of\u200bfice".split()
+# fmt: off
+WORDS = [
+    "Berlin", "has", "many", "people", ",", "naïve", "Zürich", "東京", "👩\u200d👩\u200d👧\u200d👦", "museums", "12345", "e\u0301",
+    "[SEP]", "</s>", "!", "the", "of\u200bfice",
+]
+# fmt: on
+)
 
 
 def documents(count: int, seed: int) -> list[str]:
@@ -125,9 +131,7 @@ def test_logits_of_ten_and_more_keep_the_gate(hub: Hub, tmp_path: Path) -> None:
     environ = environment(tmp_path, MODELBAKE_ROOT=str(tmp_path), HF_ENDPOINT=hub.endpoint)
     modelbake("build", "large", environ=environ)
     entry = manifest.read(tmp_path / "models").bundle("large")
-    scores = np.concatenate(
-        [case.outputs["score"] for case in goldens.read(tmp_path / "models" / entry.goldens.path)]
-    )
+    scores = np.concatenate([case.outputs["score"] for case in goldens.read(tmp_path / "models" / entry.goldens.path)])
     assert np.abs(scores).max() > 10
 
 
@@ -182,7 +186,11 @@ def test_a_bundle_becomes_its_first_fallback_that_can_be_had(hub: Hub, tmp_path:
             {"model": "second", "reason": "unreachable", "repository": "org/second"},
         ],
     }
-    assert (entry["weights"], entry["source"]["repository"], entry["source"]["commit"]) == ("pretrained", "org/third", commit)
+    assert (entry["weights"], entry["source"]["repository"], entry["source"]["commit"]) == (
+        "pretrained",
+        "org/third",
+        commit,
+    )
     assert (tmp_path / "models" / "reranker" / "third" / "model.safetensors").is_file()
     ranked = modelbake("rerank", "--query", "q", "--document", "a", "--document", "b", "--json", environ=environ)
     assert json.loads(ranked.stdout)["bundle"] == "either"

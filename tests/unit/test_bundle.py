@@ -315,7 +315,10 @@ def test_candidates_are_the_bundle_itself_and_then_its_fallbacks() -> None:
             "fallback 1: revision 'main' of o/r is no commit",
         ),
         ({"sources": [{"type": "sample", "seed": 1}]}, "sample weights are drawn for the bundle's own model alone"),
-        ({"model": {"kind": "cross_encoder", "model": "Other", "max_tokens": 8}}, "is a cross_encoder, the bundle is a"),
+        (
+            {"model": {"kind": "cross_encoder", "model": "Other", "max_tokens": 8}},
+            "is a cross_encoder, the bundle is a",
+        ),
         ({"model": {"kind": "text_encoder", "model": "Tiny", "max_tokens": 8}}, "the model 'Tiny' is there twice"),
         ({"files": [{"path": name, "sha256": SHA} for name in "ab"]}, "it has 2 files, the bundle's own model has 1"),
         ({"sources": []}, r"`\$.fallbacks\[0\].sources`"),

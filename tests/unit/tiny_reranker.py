@@ -49,7 +49,9 @@ def graph(path: Path, inputs: Sequence[str] = INPUTS) -> None:
 
 def cut(query: str, document: str) -> tuple[list[int], list[int]]:
     """The word ids of both that fit, by another way: a half, rounded down, is safe for the shorter one, and the first where equal."""
-    first, second = ([tiny.WORDS.index(w) if w in tiny.WORDS else 1 for w in text.split()] for text in (query, document))
+    first, second = (
+        [tiny.WORDS.index(w) if w in tiny.WORDS else 1 for w in text.split()] for text in (query, document)
+    )
     shorter = min(len(first), len(second))
     if len(first) + len(second) > tiny.MAX_TOKENS:
         shorter = min(shorter, tiny.MAX_TOKENS // 2)

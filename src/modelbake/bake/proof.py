@@ -68,7 +68,9 @@ def bundle_volume(bundle_image: str, runtime_image: str) -> Iterator[str]:
 def _check_score(image: str, entry: BundleEntry, answer: dict[str, Any]) -> None:
     (result,) = answer["results"]
     if not isinstance(result["score"], float) or not math.isfinite(result["score"]):
-        raise ParityError(f"{image}: {entry.name} answered {result['score']}, which is no score; do not use this image.")
+        raise ParityError(
+            f"{image}: {entry.name} answered {result['score']}, which is no score; do not use this image."
+        )
 
 
 def _check(image: str, entry: BundleEntry, answer: dict[str, Any]) -> None:

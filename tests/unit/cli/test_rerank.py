@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from modelbake import manifest
 from modelbake.cli.main import run
 from modelbake.manifest import Manifest
 from tests.unit import tiny, tiny_reranker
+from tests.unit.test_structure import HEAVY, PROBE, room
 
 DOCUMENTS = ["green", "cat", "blue"]
 WORDS = [word for document in DOCUMENTS for word in ("--document", document)]
@@ -82,7 +85,11 @@ def test_sample_weights_are_named_as_such(models: Path, capsys: pytest.CaptureFi
         (["--query", "a", "--document", "b", "--top", "0"], 2, "'--top'"),
         (["--bundle", "tiny-text", "--query", "a", "--document", "b"], 2, "does not rerank; it has: text_encoder"),
         (["--bundle", "other", "--query", "a", "--document", "b"], 3, "It has: tiny-reranker, tiny-text."),
-        (["--query", "a", "--document", "b", "--models-dir", "/absent"], 7, "/absent/model_manifest.json does not exist"),
+        (
+            ["--query", "a", "--document", "b", "--models-dir", "/absent"],
+            7,
+            "/absent/model_manifest.json does not exist",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_message(
@@ -104,3 +111,13 @@ def test_a_missing_graph_is_the_machine_s_and_a_damaged_one_the_files_fault(
     graph.unlink()
     assert run(["rerank", "--query", "a", "--document", "b"]) == 7
     assert f"error: {graph} does not exist" in capsys.readouterr().err
+
+
+def test_reranking_loads_nothing_of_the_build(models: Path) -> None:
+    command = [sys.executable, "-c", PROBE, "rerank", "--query", "bird", "--document", "cat", "--quiet"]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert not [name for name in loaded if name.partition(".")[0] in {*HEAVY, "huggingface_hub", "httpx2"}]
+    rooms = {room(name) for name in loaded if name.startswith("modelbake.")}
+    assert rooms.isdisjoint({"export", "sources", "pipeline", "cache", "bake"})

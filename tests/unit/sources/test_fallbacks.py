@@ -14,7 +14,17 @@ from modelbake.manifest import FileRef, PassedOver, SourceRecord
 from modelbake.settings import Settings
 from modelbake.sources.fetch import Fetched, Fetcher, read_fetched
 from tests.hub import Hub, Repo
-from tests.unit.sources.support import FILE, SAMPLE, WEIGHTS, draw, make_bundle, make_settings, pin, refuse_to_draw, sha256
+from tests.unit.sources.support import (
+    FILE,
+    SAMPLE,
+    WEIGHTS,
+    draw,
+    make_bundle,
+    make_settings,
+    pin,
+    refuse_to_draw,
+    sha256,
+)
 
 FIRST, SECOND, THIRD = (f"org/{name}" for name in ("first", "second", "third"))
 COMMIT = "0" * 40
@@ -132,7 +142,9 @@ def test_wrong_bytes_end_the_fetch_and_are_no_reason_for_a_fallback(
     else:
         other = pin(FILE, b"what was pinned")
         first = {"files": (other,)} if wrong == FIRST else {}
-        fallbacks = bundle.fallbacks if wrong == FIRST else (replace(bundle.fallbacks[0], files=(other,)), fallback(THIRD))
+        fallbacks = (
+            bundle.fallbacks if wrong == FIRST else (replace(bundle.fallbacks[0], files=(other,)), fallback(THIRD))
+        )
         bundle = replace(bundle, fallbacks=fallbacks, **first)
     with pytest.raises(IntegrityError, match=r"no source has the right bytes of model\.safetensors") as caught:
         fetch(settings, bundle)
