@@ -23,7 +23,6 @@ WORDS = [
     "[SEP]", "</s>", "!", "the", "of\u200bfice",
 ]
 # fmt: on
-)
 
 
 def documents(count: int, seed: int) -> list[str]:
