@@ -24,6 +24,7 @@ variable "BUNDLES" {
     { name = "clip-vit-b-16", layers = 7, data = "", trained = false, default = false },
     { name = "clip-vit-b-32", layers = 11, data = "", trained = false, default = true },
     { name = "minilm-l6-v2", layers = 9, data = "", trained = false, default = true },
+    { name = "ms-marco-reranker", layers = 9, data = "", trained = false, default = true },
   ]
 }
 

@@ -96,6 +96,18 @@ class TextEncoderModel(Struct, frozen=True, forbid_unknown_fields=True, tag="tex
     architecture: dict[str, int | float | str] = {}
 
 
+class CrossEncoderModel(Struct, frozen=True, forbid_unknown_fields=True, tag="cross_encoder", tag_field="kind"):
+    """A sentence-transformers CrossEncoder with one label: a query and a document in, one score out.
+
+    `max_tokens` bounds a pair. `architecture` holds config.json's numbers, from which `sample` weights are drawn; its `model_type`
+    is bert (also where it is left out), roberta or distilbert.
+    """
+
+    model: str
+    max_tokens: Annotated[int, Meta(ge=4)]
+    architecture: dict[str, int | float | str] = {}
+
+
 class BoundaryRegressorModel(
     Struct, frozen=True, forbid_unknown_fields=True, tag="boundary_regressor", tag_field="kind"
 ):
@@ -107,7 +119,17 @@ class BoundaryRegressorModel(
     epochs: Annotated[int, Meta(ge=1)] = 200
 
 
-ModelSpec = ClipModel | TextEncoderModel | BoundaryRegressorModel
+ModelSpec = ClipModel | TextEncoderModel | CrossEncoderModel | BoundaryRegressorModel
+
+
+class Fallback(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that a bundle becomes where no source has the files of those before it; the fields are the bundle's."""
+
+    model: ModelSpec
+    licence: str
+    sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1)]
+    files: Annotated[tuple[FilePin, ...], Meta(min_length=1)]
+    pinned: bool = True
 
 
 class Gates(Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,10 +200,21 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     gates: Gates = Gates()
     variants: tuple[Variant, ...] = ()
     evaluation: tuple[str, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
+
+    @property
+    def candidates(self) -> tuple[Bundle, ...]:
+        """The models that it may become, in order of preference: its own first, then its fallbacks'; none has fallbacks itself."""
+        own = replace(self, fallbacks=())
+        others = (
+            replace(own, model=f.model, licence=f.licence, sources=f.sources, files=f.files, pinned=f.pinned)
+            for f in self.fallbacks
+        )
+        return (own, *others)
 
     @property
     def kind(self) -> str:
-        """The family that exports and runs it: clip, text_encoder or boundary_regressor."""
+        """The family that exports and runs it: clip, text_encoder, cross_encoder or boundary_regressor."""
         return str(type(self.model).__struct_config__.tag)
 
     @property
@@ -218,24 +251,50 @@ def parse_bundle(text: str, where: str) -> Bundle:
             f"{where}: {error}. Correct the definition; docs/bundles.md describes every field."
         ) from error
     problems = _problems(bundle)
+    for number, fallback in enumerate(bundle.candidates[1:], 1):
+        problems += [f"fallback {number}: {problem}" for problem in _fallback_problems(bundle, fallback)]
     if problems:
         raise IntegrityError(
             f"{where}: {'; '.join(problems)}. Correct the definition; docs/bundles.md describes every field."
         )
-    for index, pin in enumerate(bundle.files):
-        safe_relative_path(pin.path, f"{where}: files[{index}].path")
-    for index, source in enumerate(bundle.sources):
-        if isinstance(source, LocalSource):
-            safe_relative_path(source.folder, f"{where}: sources[{index}].folder")
-    # File names are made of it.
-    safe_relative_path(bundle.model.model, f"{where}: model.model")
+    for number, candidate in enumerate(bundle.candidates):
+        _check_paths(candidate, f"{where}: fallbacks[{number - 1}]." if number else f"{where}: ")
     return bundle
 
 
+def _check_paths(bundle: Bundle, place: str) -> None:
+    for index, pin in enumerate(bundle.files):
+        safe_relative_path(pin.path, f"{place}files[{index}].path")
+    for index, source in enumerate(bundle.sources):
+        if isinstance(source, LocalSource):
+            safe_relative_path(source.folder, f"{place}sources[{index}].folder")
+    # File names are made of it.
+    safe_relative_path(bundle.model.model, f"{place}model.model")
+
+
+def _fallback_problems(bundle: Bundle, fallback: Bundle) -> list[str]:
+    problems = _file_problems(fallback)
+    if fallback.kind != bundle.kind:
+        problems.append(f"the model is a {fallback.kind}, the bundle is a {bundle.kind}")
+    if fallback.sample_source is not None:
+        problems.append("sample weights are drawn for the bundle's own model alone; take that source out")
+    # The number of an image's layers is written down beforehand.
+    if len(fallback.files) != len(bundle.files):
+        problems.append(f"it has {len(fallback.files)} files, the bundle's own model has {len(bundle.files)}")
+    return problems
+
+
 def _problems(bundle: Bundle) -> list[str]:
-    problems = []
+    problems = _file_problems(bundle)
     if bundle.schema_version != SCHEMA_VERSION:
-        problems.append(f"schema_version is {bundle.schema_version}, this modelbake reads {SCHEMA_VERSION}")
+        problems.insert(0, f"schema_version is {bundle.schema_version}, this modelbake reads {SCHEMA_VERSION}")
+    models = [candidate.model.model for candidate in bundle.candidates]
+    problems += [f"the model {model!r} is there twice" for model in sorted({m for m in models if models.count(m) > 1})]
+    return problems
+
+
+def _file_problems(bundle: Bundle) -> list[str]:
+    problems = []
     paths = [pin.path for pin in bundle.files]
     problems += [f"file {path!r} is listed twice" for path in sorted({p for p in paths if paths.count(p) > 1})]
     match bundle.model:

@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "model_manifest.json"
 
 Weights = Literal["pretrained", "trained", "sample"]
-Role = Literal["text_encoder", "image_encoder", "boundary_regressor"]
+Role = Literal["text_encoder", "image_encoder", "reranker", "boundary_regressor"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -115,11 +115,33 @@ class Artifact(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     external_data: tuple[FileRef, ...] = ()
     embedding_dimension: int | None = None
     normalized: bool | None = None
+    activation: Annotated[
+        str | None, Meta(description="The function of torch.nn inside the graph that makes the logit a score")
+    ] = None
     preprocessing: ImagePreprocessing | None = None
     tokenizer: Tokenizer | None = None
 
 
-class BundleEntry(Struct, frozen=True, forbid_unknown_fields=True):
+class PassedOver(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A model that the bundle would rather have become, and why it did not.
+
+    `unreachable`: no source of it could be reached, or none has its files; `unpinned`: its bytes are not pinned, and the build was
+    `--locked`. Wrong bytes are no reason: they end a build.
+    """
+
+    model: str
+    reason: Literal["unreachable", "unpinned"]
+    repository: str | None = None
+
+
+class FallbackRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of its fallbacks a bundle became, and instead of which models, in their order."""
+
+    model: str
+    instead_of: Annotated[tuple[PassedOver, ...], Meta(min_length=1)]
+
+
+class BundleEntry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One bundle: what it is, what it came from, its artifacts and every file of it."""
 
     name: Name
@@ -135,6 +157,7 @@ class BundleEntry(Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[FileRef, ...]
     digest: Sha256
     default: bool = False
+    fallback: FallbackRecord | None = None
 
     def artifact(self, role: str, precision: str | None = None) -> Artifact:
         """The artifact of that role and precision; where none is asked for, fp32 if the bundle has it, else its only one.

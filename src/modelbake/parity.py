@@ -17,6 +17,7 @@ from modelbake.errors import IntegrityError, ParityError
 from modelbake.goldens import Arrays, Case
 from modelbake.manifest import ImagePreprocessing, Parity, Quality, Tokenizer
 from modelbake.runtime.image_preprocess import preprocess
+from modelbake.runtime.pair_tokenizer import PairTokenizer
 from modelbake.runtime.session import Session
 from modelbake.runtime.tokenize import load_tokenizer
 
@@ -195,6 +196,15 @@ def _difference(outputs: Arrays, case: Case, path: str) -> float:
 
 
 def _check_raw(models_dir: Path, artifact: Replayable, case: Case) -> None:
+    if "document" in case.raw and artifact.tokenizer is not None:
+        tokenizer = PairTokenizer(artifact.tokenizer, models_dir)
+        pairs = [(str(q), str(d)) for q, d in zip(case.raw["query"], case.raw["document"], strict=True)]
+        padded = tokenizer.pad(tokenizer.encode(pairs))
+        for name, expected in case.inputs.items():
+            if not np.array_equal(padded.get(name, ()), expected):
+                raise ParityError(
+                    f"{artifact.tokenizer.path}: case {case.name!r}: the runtime's {name} are not the reference's."
+                )
     if "text" in case.raw and artifact.tokenizer is not None:
         made = load_tokenizer(artifact.tokenizer, models_dir)([str(text) for text in case.raw["text"]])
         for name, expected in case.inputs.items():

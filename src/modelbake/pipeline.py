@@ -19,7 +19,7 @@ from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
 from modelbake.export.artifact import Draft, Export, decode_export, encode_export
 from modelbake.export.families import FAMILIES
 from modelbake.files import copy_atomically, disk_errors, link_or_copy, sha256_of
-from modelbake.manifest import Artifact, BundleEntry, FileRef, Manifest, Parity, Quality
+from modelbake.manifest import Artifact, BundleEntry, FallbackRecord, FileRef, Manifest, Parity, Quality
 from modelbake.output import out
 from modelbake.settings import Settings
 from modelbake.sources.fetch import FILES_FOLDER, Fetched, Fetcher, read_fetched
@@ -49,7 +49,7 @@ class Pipeline:
         self._refuse_unpinned(bundle)
         with disk_errors(to), closing(out.progress(None, f"{bundle.name}: fetch")) as progress:
             return Fetcher(self.settings, progress).fetch(
-                bundle, self.settings.weights, lambda seed: self._sample(bundle, seed), to
+                bundle, self.settings.weights, lambda seed: self._sample(bundle, seed), to, self.locked
             )
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
@@ -79,6 +79,8 @@ class Pipeline:
             raise IntegrityError(
                 f"{sources} was fetched for another version of {bundle.name}'s bundle.toml; fetch it again."
             )
+        bundle = bundle.candidates[len(fetched.passed_over)]
+        self._refuse_unpinned(bundle)
         exported = self._export(cache, bundle, fetched, sources)
         made = self._quantize(cache, bundle, exported)
         figures = self._verify(cache, bundle, made)
@@ -234,6 +236,7 @@ def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: Figures, d
         files=files,
         digest=manifest.bundle_digest(files),
         default=bundle.default,
+        fallback=FallbackRecord(bundle.model.model, fetched.passed_over) if fetched.passed_over else None,
     )
 
 
@@ -254,6 +257,7 @@ def _artifact(refs: dict[str, FileRef], draft: Draft, figures: Figures) -> Artif
         external_data=tuple(refs[path] for path in draft.external_data),
         embedding_dimension=draft.embedding_dimension,
         normalized=draft.normalized,
+        activation=draft.activation,
         preprocessing=draft.preprocessing,
         tokenizer=draft.tokenizer,
     )

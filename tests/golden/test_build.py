@@ -36,11 +36,11 @@ def test_the_artifacts_have_the_names_that_services_expect(built: Built) -> None
 
 def test_every_artifact_keeps_the_gate_of_1e_5(built: Built) -> None:
     artifacts = [a for entry in manifest.read(built.models).bundles for a in entry.artifacts]
-    assert len(artifacts) == 4
+    assert len(artifacts) == 5
     assert all(a.parity.max_abs_diff <= a.parity.gate == 1e-5 and a.parity.cases >= 2 for a in artifacts)
 
 
-@pytest.mark.parametrize("bundle", ["boundary-regressor", "minilm-l6-v2"])
+@pytest.mark.parametrize("bundle", ["boundary-regressor", "minilm-l6-v2", "ms-marco-reranker"])
 def test_a_second_build_without_any_cache_gives_the_same_bytes(built: Built, tmp_path: Path, bundle: str) -> None:
     # The same files from the first build's fetch, the rest anew.
     sources = built.cache / "sources" / bundle

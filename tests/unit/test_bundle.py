@@ -79,7 +79,7 @@ def parse(document: dict[str, Any]) -> Bundle:
 def test_every_bundle_of_the_repository_parses(name: str) -> None:
     bundle = CATALOG.get(name)
     assert bundle.name == name
-    assert bundle.kind in ("clip", "text_encoder", "boundary_regressor")
+    assert bundle.kind in ("clip", "text_encoder", "cross_encoder", "boundary_regressor")
 
 
 def test_a_full_definition_parses_into_its_fields() -> None:
@@ -244,6 +244,8 @@ def test_the_digest_depends_on_every_field() -> None:
         {"files": [{"path": "model.safetensors", "sha256": SHA[::-1], "size": 3}]},
         {"files": [{"path": "model.safetensors", "sha256": SHA, "size": 4}]},
         {"files": [{"path": "model.safetensors", "sha256": SHA}]},
+        {"fallbacks": [fallback()]},
+        {"fallbacks": [fallback(licence="MIT")]},
     ]
     assert len({parse(definition(**change)).digest for change in changes}) == len(changes)
     named = {field for change in changes for field in change}
@@ -294,3 +296,60 @@ def test_a_definition_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a", b'description = "caf\xe9"\n')
     with pytest.raises(IntegrityError, match=r"bundle\.toml is no UTF-8"):
         Catalog(tmp_path).get("a")
+
+
+def fallback(**changes: Any) -> dict[str, Any]:
+    return {
+        "model": {"kind": "text_encoder", "model": "Other", "max_tokens": 8},
+        "licence": "Apache-2.0",
+        "sources": [{"type": "hub", "repository": "o/other", "revision": COMMIT}],
+        "files": [{"path": "model.safetensors", "sha256": SHA, "size": 4}],
+        **changes,
+    }
+
+
+def test_candidates_are_the_bundle_itself_and_then_its_fallbacks() -> None:
+    bundle = parse(definition(fallbacks=[fallback()]))
+    own, other = bundle.candidates
+    assert own == parse(definition())
+    assert (other.name, other.model.model, other.licence, other.files[0].size) == ("tiny", "Other", "Apache-2.0", 4)
+    assert other.candidates == (other,)
+    assert own.digest != bundle.digest
+    assert parse(definition()).candidates == (parse(definition()),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": [{"path": "model.safetensors"}]}, "fallback 1: file 'model.safetensors' has no sha256"),
+        (
+            {"sources": [{"type": "hub", "repository": "o/r", "revision": "main"}]},
+            "fallback 1: revision 'main' of o/r is no commit",
+        ),
+        ({"sources": [{"type": "sample", "seed": 1}]}, "sample weights are drawn for the bundle's own model alone"),
+        (
+            {"model": {"kind": "cross_encoder", "model": "Other", "max_tokens": 8}},
+            "is a cross_encoder, the bundle is a",
+        ),
+        ({"model": {"kind": "text_encoder", "model": "Tiny", "max_tokens": 8}}, "the model 'Tiny' is there twice"),
+        ({"files": [{"path": name, "sha256": SHA} for name in "ab"]}, "it has 2 files, the bundle's own model has 1"),
+        ({"sources": []}, r"`\$.fallbacks\[0\].sources`"),
+        ({"fallbacks": []}, "unknown field `fallbacks`"),
+    ],
+)
+def test_a_fallback_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(IntegrityError, match=message):
+        parse(definition(fallbacks=[fallback(**changes)]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"files": [{"path": "../a", "sha256": SHA}]}, r"fallbacks\[0\]\.files\[0\]\.path"),
+        ({"sources": [{"type": "local", "folder": "/a"}]}, r"fallbacks\[0\]\.sources\[0\]\.folder"),
+        ({"model": {"kind": "text_encoder", "model": "../a", "max_tokens": 8}}, r"fallbacks\[0\]\.model\.model"),
+    ],
+)
+def test_a_fallback_s_path_that_leaves_its_folder_is_refused(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(RefusedError, match=place):
+        parse(definition(fallbacks=[fallback(**changes)]))

@@ -84,7 +84,7 @@ NARROW = {
     ("quantize", "export"): {"modelbake.export.artifact"},
     ("lock", "sources"): {"modelbake.sources.survey"},
     ("report", "runtime"): {"modelbake.runtime.session"},
-    ("cli", "runtime"): {"modelbake.runtime.encoder"},
+    ("cli", "runtime"): {"modelbake.runtime.encoder", "modelbake.runtime.reranker"},
 }
 
 HEAVY = ("torch", "torchvision", "open_clip", "transformers", "sentence_transformers", "onnx", "coremltools", "tvm")

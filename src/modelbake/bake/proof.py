@@ -14,6 +14,7 @@ from modelbake.errors import ParityError
 from modelbake.manifest import BundleEntry
 
 TEXT = "hello world"
+QUERY, DOCUMENT = "what is a proof", "A proof is evidence that something holds."
 SANDBOX = (
     "--rm",
     "--network=none",
@@ -25,12 +26,18 @@ SANDBOX = (
 
 
 def prove(image: str, entries: tuple[BundleEntry, ...], *mounts: str) -> None:
-    """Run `image` for each bundle in the sandbox: one that encodes text embeds a text, any other replays its goldens.
+    """Run `image` for each bundle in the sandbox: one that encodes text embeds a text, one that reranks scores a pair, any other
+    replays its goldens.
 
-    ParityError where an answer is not an embedding of unit length; MachineError where the container fails.
+    ParityError where an answer is not an embedding of unit length, or no score; MachineError where the container fails.
     """
     for entry in entries:
-        if not any(artifact.role == "text_encoder" for artifact in entry.artifacts):
+        roles = {artifact.role for artifact in entry.artifacts}
+        if "reranker" in roles:
+            words = ("rerank", "--bundle", entry.name, "--query", QUERY, "--document", DOCUMENT, "--json")
+            _check_score(image, entry, json.loads(docker("run", *SANDBOX, *mounts, image, *words)))
+            continue
+        if "text_encoder" not in roles:
             docker("run", *SANDBOX, *mounts, image, "verify", "--quiet", entry.name)
             continue
         answer = json.loads(
@@ -56,6 +63,14 @@ def bundle_volume(bundle_image: str, runtime_image: str) -> Iterator[str]:
         yield f"--volume={volume}:/models:ro"
     finally:
         docker("volume", "rm", volume)
+
+
+def _check_score(image: str, entry: BundleEntry, answer: dict[str, Any]) -> None:
+    (result,) = answer["results"]
+    if not isinstance(result["score"], float) or not math.isfinite(result["score"]):
+        raise ParityError(
+            f"{image}: {entry.name} answered {result['score']}, which is no score; do not use this image."
+        )
 
 
 def _check(image: str, entry: BundleEntry, answer: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from modelbake import manifest
 from modelbake.bake import buildx, proof
 from modelbake.bake.docker import inspect_image, read_file
 from modelbake.bake.host import host_inputs
-from modelbake.bundle import Bundle, Catalog, HubSource
+from modelbake.bundle import Bundle, Catalog, HubSource, SourceSpec
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.manifest import BundleEntry, Weights
 from modelbake.output import out
@@ -95,11 +95,17 @@ def _available_to_a_build(settings: Settings, bundle: Bundle) -> tuple[bool, lis
     reasons = []
     if settings.hub_offline:
         bundle = replace(
-            bundle, sources=tuple(source for source in bundle.sources if not isinstance(source, HubSource))
+            bundle,
+            sources=_without_hubs(bundle.sources),
+            fallbacks=tuple(replace(f, sources=_without_hubs(f.sources)) for f in bundle.fallbacks),
         )
         reasons.append("hub: HF_HUB_OFFLINE is set")
     found, more = Fetcher(dataclasses.replace(settings, cache_dir=settings.cache_dir / "check")).available(bundle)
     return found, reasons + more
+
+
+def _without_hubs(sources: tuple[SourceSpec, ...]) -> tuple[SourceSpec, ...]:
+    return tuple(source for source in sources if not isinstance(source, HubSource))
 
 
 def weight_overrides(weights: dict[str, Weights], plan: set[str], defaults: set[str]) -> list[str]:

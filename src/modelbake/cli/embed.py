@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from modelbake import manifest
-from modelbake.cli.options import load_settings, models_dir_option, speaking
-from modelbake.errors import UsageError
+from modelbake.cli.options import load_settings, models_dir_option, speaking, stdin_lines
 from modelbake.output import out
 
 # Up to so many inputs it takes longer to prepare the graph for many than it saves.
@@ -76,17 +73,9 @@ def command(
         dimension, parts = images_encoder.dimension, iter([images_encoder.embed(images)])
     else:
         encoder = TextEncoder(entry, folder, threads, precision, brief)
-        dimension, parts = encoder.dimension, encoder.embed_iter(_lines() if from_stdin else texts)
+        dimension, parts = encoder.dimension, encoder.embed_iter(stdin_lines() if from_stdin else texts)
     rows = (row for part in parts for row in part.tolist())
     data = {"bundle": name, "weights": entry.weights, "dimensions": dimension}
     if out.json:
         data["embeddings"] = list(rows)
     out.result(data, (" ".join(f"{value:.6g}" for value in row) for row in rows))
-
-
-def _lines() -> Iterator[str]:
-    try:
-        for line in sys.stdin:
-            yield line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"Standard input is no {error.encoding} text ({error}); convert it first.") from error

@@ -23,6 +23,7 @@ COMMANDS = {
     "list": "modelbake.cli.list",
     "lock": "modelbake.cli.lock",
     "report": "modelbake.cli.report",
+    "rerank": "modelbake.cli.rerank",
     "verify": "modelbake.cli.verify",
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from modelbake import settings
+from modelbake.errors import UsageError
 from modelbake.output import out
 
 Command = Callable[..., Any]
@@ -56,3 +58,12 @@ weights_option = click.option(
 )
 
 locked_option = click.option("--locked", is_flag=True, help="Refuse bundles whose bytes are not all pinned.")
+
+
+def stdin_lines() -> Iterator[str]:
+    """The lines of standard input without their ends, as they come; UsageError where it is no text."""
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"Standard input is no {error.encoding} text ({error}); convert it first.") from error

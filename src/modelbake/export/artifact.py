@@ -27,6 +27,7 @@ class Draft(Struct, frozen=True, omit_defaults=True):
     external_data: tuple[str, ...] = ()
     embedding_dimension: int | None = None
     normalized: bool | None = None
+    activation: str | None = None
     preprocessing: ImagePreprocessing | None = None
     tokenizer: Tokenizer | None = None
     precision: Precision = "fp32"

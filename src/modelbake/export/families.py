@@ -59,7 +59,12 @@ FAMILIES = {
     ),
     "text_encoder": Family(
         "modelbake.export.text_encoder",
-        (*_SHARED_CODE, "modelbake.export.text_encoder"),
+        (*_SHARED_CODE, "modelbake.export.sample_tokenizer", "modelbake.export.text_encoder"),
+        ("numpy", "onnx", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"),
+    ),
+    "cross_encoder": Family(
+        "modelbake.export.cross_encoder",
+        (*_SHARED_CODE, "modelbake.export.sample_tokenizer", "modelbake.export.cross_encoder"),
         ("numpy", "onnx", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"),
     ),
     "boundary_regressor": Family(

@@ -9,6 +9,7 @@ from modelbake import goldens
 from modelbake.bundle import Bundle, TextEncoderModel
 from modelbake.export._torchvision import declare_missing_ops
 from modelbake.export.artifact import Draft, Export, export_onnx, tool_versions
+from modelbake.export.sample_tokenizer import character_wordpiece
 from modelbake.manifest import Role, Tokenizer
 
 ROLE: Role = "text_encoder"
@@ -47,7 +48,7 @@ def sample(bundle: Bundle, folder: Path, seed: int) -> None:
     inner = folder / "transformer"
     BertModel(config, add_pooling_layer=False).eval().save_pretrained(inner)
     PreTrainedTokenizerFast(
-        tokenizer_object=_character_tokenizer(),
+        tokenizer_object=character_wordpiece(),
         model_max_length=model.max_tokens,
         unk_token="[UNK]",
         pad_token="[PAD]",
@@ -63,20 +64,6 @@ def sample(bundle: Bundle, folder: Path, seed: int) -> None:
     for path in sorted(inner.iterdir()):
         path.unlink()
     inner.rmdir()
-
-
-def _character_tokenizer() -> Any:
-    from tokenizers import Tokenizer as FastTokenizer
-    from tokenizers import models, normalizers, pre_tokenizers, processors
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    characters = [chr(code) for code in range(33, 127)]
-    vocabulary = {token: index for index, token in enumerate([*special, *characters, *(f"##{c}" for c in characters)])}
-    tokenizer = FastTokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    return tokenizer
 
 
 def export(bundle: Bundle, sources: Path, out: Path) -> Export:

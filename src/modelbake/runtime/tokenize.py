@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,8 @@ def _clip(path: Path, max_tokens: int) -> Tokenize:
     return Tokenize(encode, lambda rows: {"input_ids": _padded(rows, 0)[0]})
 
 
-def _tokenizer_json(path: Path, max_tokens: int) -> Tokenize:
+def open_tokenizer_json(path: Path, max_tokens: int) -> Any:
+    """The tokenizers.Tokenizer of a tokenizer.json; IntegrityError where it is none, or does not pad or cut at `max_tokens`."""
     from tokenizers import Tokenizer as FastTokenizer
 
     try:
@@ -62,20 +64,30 @@ def _tokenizer_json(path: Path, max_tokens: int) -> Tokenize:
     except Exception as error:
         # tokenizers raises bare Exception for a missing and for a damaged file.
         raise IntegrityError(f"{path} is no tokenizer.json ({error}); build or copy the bundle again.") from error
-    padding = tokenizer.padding
-    if padding is None or (tokenizer.truncation or {}).get("max_length") != max_tokens:
+    if tokenizer.padding is None or (tokenizer.truncation or {}).get("max_length") != max_tokens:
         raise IntegrityError(
             f"{path} does not pad its batches and cut texts at the manifest's {max_tokens} tokens; build the bundle again."
         )
+    return tokenizer
 
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def _tokenizer_json(path: Path, max_tokens: int) -> Tokenize:
+    tokenizer = open_tokenizer_json(path, max_tokens)
+
+    pad_id = int(tokenizer.padding["pad_id"])
     tokenizer.no_padding()
 
     def encode(texts: Sequence[str]) -> list[TokenIds]:
-        encodings = tokenizer.encode_batch_fast([_LONE_SURROGATE.sub("\ufffd", text) for text in texts])
+        encodings = tokenizer.encode_batch_fast([without_surrogates(text) for text in texts])
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def pad(rows: Sequence[TokenIds]) -> dict[str, NDArray[np.int64]]:
-        ids, mask = _padded(rows, padding["pad_id"])
+        ids, mask = _padded(rows, pad_id)
         return {"input_ids": ids, "attention_mask": mask}
 
     return Tokenize(encode, pad)

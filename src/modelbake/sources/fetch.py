@@ -26,7 +26,7 @@ from modelbake.bundle import (
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.files import disk_errors, link_or_copy
-from modelbake.manifest import FileRef, SourceRecord, Weights
+from modelbake.manifest import FileRef, PassedOver, SourceRecord, Weights
 from modelbake.output import NO_PROGRESS, Progress, out
 from modelbake.settings import Settings, WeightsPolicy
 from modelbake.sources.base import RemoteFile, Source
@@ -51,12 +51,16 @@ Draw = Callable[[int], Path]
 
 
 class Fetched(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a fetch brought: which weights these are, and the record for the manifest."""
+    """What a fetch brought: which weights these are, and the record for the manifest.
+
+    `passed_over` are the bundle's candidates before the one whose files these are: none for its own model.
+    """
 
     bundle: str
     definition: str
     weights: Weights
     source: SourceRecord
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 class Fetcher:
@@ -70,7 +74,17 @@ class Fetcher:
         self._stop = threading.Event()
 
     def available(self, bundle: Bundle) -> tuple[bool, list[str]]:
-        """Whether its real files can be had now, without taking them; and what each source said that cannot give them."""
+        """Whether the real files of one of its candidates can be had now, without taking them; and what each source said that
+        cannot give them."""
+        reasons: list[str] = []
+        for candidate in bundle.candidates:
+            found, more = self._available(candidate)
+            reasons += more
+            if found:
+                return True, reasons
+        return False, reasons
+
+    def _available(self, bundle: Bundle) -> tuple[bool, list[str]]:
         missing = {pin.path: pin for pin in bundle.files if not (pin.sha256 and self._store.has(pin.sha256))}
         reasons: list[str] = []
         for source, listing in self._listings(bundle, missing, reasons, wrong=reasons):
@@ -78,18 +92,19 @@ class Fetcher:
                 del missing[path]
         return not missing, reasons
 
-    def fetch(self, bundle: Bundle, policy: WeightsPolicy, draw: Draw, to: Path) -> Fetched:
+    def fetch(self, bundle: Bundle, policy: WeightsPolicy, draw: Draw, to: Path, locked: bool = False) -> Fetched:
         """Put the bundle's files into `to/files` and their record into `to/source.json`.
 
-        `policy` auto takes the real files where a source has them, else the sample; pretrained and sample allow one of them.
-        `draw(seed)` gives a folder with sample weights. Raises IntegrityError where a source's bytes are wrong and no other has
-        the right ones, SourceUnreachableError naming every source tried where the files cannot be had.
+        `policy` auto takes the real files where a source has them, its own model's or else the first fallback's that can be had,
+        else the sample; pretrained and sample allow one of them. `locked` takes pinned fallbacks alone. `draw(seed)` gives a
+        folder with sample weights. Raises IntegrityError where a source's bytes are wrong and no other has the right ones: that is
+        no reason for a fallback. SourceUnreachableError, naming every source tried, where the files cannot be had.
         """
         sample = bundle.sample_source
         if policy == "sample" and sample is not None:
             return self._sample(bundle, sample, draw, to)
         try:
-            blobs, source = self._real(bundle)
+            passed, blobs, source = self._first(bundle, locked)
         except SourceUnreachableError as error:
             if policy == "pretrained" or sample is None:
                 raise
@@ -98,7 +113,37 @@ class Fetcher:
             )
             return self._sample(bundle, sample, draw, to)
         kind: Weights = "trained" if bundle.kind == "boundary_regressor" else "pretrained"
-        return self._write(bundle, kind, source, blobs, to)
+        return self._write(bundle, Fetched(bundle.name, bundle.digest, kind, source, passed), blobs, to)
+
+    def _first(self, bundle: Bundle, locked: bool) -> tuple[tuple[PassedOver, ...], dict[str, Blob], SourceRecord]:
+        """The files of the first candidate whose files can be had, and the candidates before it."""
+        passed: list[PassedOver] = []
+        errors: list[str] = []
+        for candidate in bundle.candidates:
+            model = candidate.model.model
+            repository = next((s.repository for s in candidate.sources if isinstance(s, HubSource)), None)
+            if passed and locked and not candidate.pinned:
+                errors.append(f"{bundle.name}: {model} is not pinned, and --locked takes pinned bytes alone.")
+                passed.append(PassedOver(model, "unpinned", repository))
+                continue
+            try:
+                blobs, source = self._real(candidate)
+            except SourceUnreachableError as error:
+                errors.append(f"{model}: {error}" if bundle.fallbacks else str(error))
+                passed.append(PassedOver(model, "unreachable", repository))
+                continue
+            if passed:
+                tried = "\n".join(errors)
+                out.warn(
+                    f"{bundle.name}: FALLBACK to {model} instead of {', '.join(p.model for p in passed)}, "
+                    f"which cannot be had:\n{tried}"
+                )
+            return tuple(passed), blobs, source
+        tried = "\n".join(errors)
+        raise SourceUnreachableError(
+            f"{tried}\nCheck the network, HF_ENDPOINT and pip's configuration; "
+            "where no hub can be reached, WEIGHTS=sample builds with random weights."
+        )
 
     def _real(self, bundle: Bundle) -> tuple[dict[str, Blob], SourceRecord]:
         blobs = {pin.path: blob for pin in bundle.files if pin.sha256 and (blob := self._store.find(pin.sha256))}
@@ -132,11 +177,7 @@ class Fetcher:
         names = ", ".join(missing)
         if wrong:
             raise IntegrityError(f"{bundle.name}: no source has the right bytes of {names}. Tried:\n{tried}")
-        raise SourceUnreachableError(
-            f"{bundle.name}: no source has {names}. Tried:\n{tried}\n"
-            "Check the network, HF_ENDPOINT and pip's configuration; "
-            "where no hub can be reached, WEIGHTS=sample builds with random weights."
-        )
+        raise SourceUnreachableError(f"{bundle.name}: no source has {names}. Tried:\n{tried}")
 
     def _listings(
         self, bundle: Bundle, missing: dict[str, FilePin], reasons: list[str], wrong: list[str]
@@ -209,12 +250,9 @@ class Fetcher:
         self._put(bundle, fetched, {ref.path: source.folder / ref.path for ref in refs}, to)
         return fetched
 
-    def _write(
-        self, bundle: Bundle, weights: Weights, source: SourceRecord, blobs: dict[str, Blob], to: Path
-    ) -> Fetched:
+    def _write(self, bundle: Bundle, fetched: Fetched, blobs: dict[str, Blob], to: Path) -> Fetched:
         for path, blob in blobs.items():
             refuse_pickle(blob.path, path, f"{path} of {bundle.name}")
-        fetched = Fetched(bundle.name, bundle.digest, weights, source)
         self._put(bundle, fetched, {path: blob.path for path, blob in blobs.items()}, to)
         return fetched
 

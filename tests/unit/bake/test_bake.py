@@ -18,11 +18,11 @@ from modelbake.bake import buildx, run
 from modelbake.bake.buildx import Plan, plan_bake
 from modelbake.bake.host import HostInputs
 from modelbake.bake.run import choose_weights, run_bake, weight_overrides, weights_label
-from modelbake.bundle import Bundle, Catalog, HubSource
+from modelbake.bundle import Bundle, Catalog, Fallback, HubSource, LocalSource
 from modelbake.errors import IntegrityError, MachineError, ParityError, SourceUnreachableError, UnknownNameError
 from modelbake.manifest import BundleEntry, Manifest
 from modelbake.settings import Settings, from_environment
-from tests.unit import tiny
+from tests.unit import tiny, tiny_reranker
 from tests.unit.bake.stub import StubDocker
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -159,6 +159,27 @@ def test_what_only_this_host_has_counts_for_nothing(settings: Settings, reachabl
     assert any(isinstance(source, HubSource) for source in reachable.asked)
     choose_weights(replace(settings, hub_offline=True), bundle())
     assert not any(isinstance(source, HubSource) for source in reachable.asked)
+
+
+def test_fallbacks_are_asked_too_and_not_their_hubs_where_none_may_be(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Bundle] = []
+
+    class Noting(StubFetcher):
+        def available(self, bundle: Bundle) -> tuple[bool, list[str]]:
+            asked.append(bundle)
+            return True, []
+
+    monkeypatch.setattr(run, "Fetcher", Noting)
+    own = bundle()
+    other = Fallback(own.model, "MIT", (HubSource("o/other", "main"), LocalSource("data")), own.files, False)
+    own = msgspec.structs.replace(own, fallbacks=(other,))
+    assert choose_weights(settings, own) == "pretrained"
+    assert choose_weights(replace(settings, hub_offline=True), own) == "pretrained"
+    assert asked[0] == own
+    assert asked[1].fallbacks[0].sources == (LocalSource("data"),)
+    assert not any(isinstance(source, HubSource) for source in asked[1].sources)
 
 
 def test_pretrained_allows_no_others(settings: Settings, reachable: type[StubFetcher]) -> None:
@@ -396,3 +417,27 @@ def test_the_search_image_lays_out_just_the_default_bundles() -> None:
     mounts = re.findall(r"--mount=type=bind,from=([^,]+),target=/in/([^ ]+)", text)
     assert [source for source, _ in mounts] == [entry["name"] for entry in hcl_bundles() if entry["default"] == "true"]
     assert all(source == target for source, target in mounts)
+
+
+def test_a_reranker_is_proven_by_a_score(
+    docker: StubDocker, settings: Settings, catalog: Catalog, tmp_path: Path
+) -> None:
+    entry = tiny_reranker.bundle(tmp_path / "models", name="a")
+    docker.answer("run", out=json.dumps({"results": [{"index": 0, "score": -3.5, "document": "x"}]}))
+    answers(docker, entry)
+    baked = run_bake(replace(settings, weights="sample"), catalog, (), no_cache=False)
+    assert [image.proof for image in baked] == ["-", "passed", "passed"]
+    words = next(words for words in docker.calls if words[0] == "run")
+    assert words[words.index("rerank") :][:3] == ["rerank", "--bundle", "a"]
+    assert {"--query", "--document", "--json", "--network=none"} <= set(words)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), None, "1"])
+def test_an_image_whose_answer_is_no_score_is_not_proven(
+    docker: StubDocker, settings: Settings, catalog: Catalog, tmp_path: Path, score: object
+) -> None:
+    entry = tiny_reranker.bundle(tmp_path / "models", name="a")
+    docker.answer("run", out=json.dumps({"results": [{"index": 0, "score": score, "document": "x"}]}))
+    answers(docker, entry)
+    with pytest.raises(ParityError, match="do not use this image"):
+        run_bake(replace(settings, weights="sample"), catalog, (), no_cache=False)

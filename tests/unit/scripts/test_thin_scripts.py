@@ -18,12 +18,6 @@ def download_models(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
 
 
-def test_rerankers_come_later_and_it_says_so(tmp_path: Path) -> None:
-    done = download_models("--reranker-only", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "no reranker" in done.stderr
-
-
 def test_two_choices_at_once_are_a_usage_error(tmp_path: Path) -> None:
     assert download_models("--clip-only", "--regressor-only", cwd=tmp_path).returncode == 2
 
