@@ -270,7 +270,9 @@ def test_a_kind_has_one_default_at_most(tmp_path: Path) -> None:
         write(tmp_path, name, toml(definition(name=name, default=default)).encode())
     catalog = Catalog(tmp_path)
     assert [bundle.default for bundle in catalog.select(("a", "b"))] == [True, False]
-    with pytest.raises(IntegrityError, match=r"a and c say default = true, but a kind \(text_encoder\) has one default"):
+    with pytest.raises(
+        IntegrityError, match=r"a and c say default = true, but a kind \(text_encoder\) has one default"
+    ):
         catalog.select(())
 
 

@@ -14,7 +14,12 @@ from modelbake.output import out
 
 
 @click.command("embed")
-@click.option("--bundle", "name", required=True, help="The bundle to embed with, or a kind (clip, text_encoder): then its default bundle.")
+@click.option(
+    "--bundle",
+    "name",
+    required=True,
+    help="The bundle to embed with, or a kind (clip, text_encoder): then its default bundle.",
+)
 @click.option("--text", "texts", multiple=True, help="A text; may be repeated.")
 @click.option(
     "--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image file; may be repeated."

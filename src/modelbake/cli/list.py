@@ -40,7 +40,14 @@ def command(built: bool, models_dir: Path | None) -> None:
             }
         )
     cells = [
-        [r["name"], r["version"], f"{r['kind']} (default)" if r["default"] else r["kind"], "yes" if r["pinned"] else "no", r["built"] or "-", r["description"]]
+        [
+            r["name"],
+            r["version"],
+            f"{r['kind']} (default)" if r["default"] else r["kind"],
+            "yes" if r["pinned"] else "no",
+            r["built"] or "-",
+            r["description"],
+        ]
         for r in rows
     ]
     out.result(

@@ -93,7 +93,9 @@ def test_a_plan_that_fails_gives_docker_s_words(docker: StubDocker, settings: Se
 
 def test_weights_go_to_the_targets_of_the_plan_alone() -> None:
     weights: dict[str, manifest.Weights] = {"a": "sample", "b": "trained", "c": "pretrained"}
-    assert weight_overrides(weights, {"trees-a", "bundle-a", "trees-b", "bundle-b", "trees-c", "search"}, {"a", "c"}) == [
+    assert weight_overrides(
+        weights, {"trees-a", "bundle-a", "trees-b", "bundle-b", "trees-c", "search"}, {"a", "c"}
+    ) == [
         "trees-a.args.WEIGHTS=sample",
         "bundle-a.labels.io.modelbake.weights=a=sample",
         "trees-b.args.WEIGHTS=pretrained",
