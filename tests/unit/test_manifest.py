@@ -405,7 +405,7 @@ def test_a_kind_with_several_bundles_and_no_default_is_asked_for_a_name() -> Non
 
 def test_of_merged_manifests_the_later_default_of_a_kind_stays() -> None:
     first = Manifest(1, (of_kind("a", "clip", default=True), of_kind("t", "text_encoder", default=True)))
-    merged = merge([first, Manifest(1, (of_kind("b", "clip", default=True),))])
+    merged = manifest.merge([first, Manifest(1, (of_kind("b", "clip", default=True),))])
     assert {entry.name: entry.default for entry in merged.bundles} == {"a": False, "b": True, "t": True}
 
 
@@ -413,4 +413,4 @@ def test_a_manifest_with_two_defaults_of_a_kind_is_refused(tmp_path: Path) -> No
     made = tiny.models_folder(tmp_path)
     both = Manifest(1, tuple(replace(entry, kind="clip", default=True) for entry in made.bundles))
     with pytest.raises(IntegrityError, match="the kind clip has two defaults"):
-        decode(encode(both), "m")
+        manifest.decode(manifest.encode(both), "m")
