@@ -19,7 +19,7 @@ help:
 	@echo "make test-images  tests of the baked images, in containers"
 	@echo "make test-all     both"
 	@echo "make lint         ruff, mypy, shellcheck, hadolint"
-	@echo "make bench        size and start of the images against torch, into docs/bench/"
+	@echo "make bench        speed, size and start against torch, into docs/bench/"
 	@echo "make lock         write the lock files anew"
 	@echo "make clean        remove the environment"
 
@@ -61,6 +61,8 @@ lint: $(VENV)/.dev
 	$(BIN)/hadolint $(DOCKERFILES)
 
 bench: $(VENV)/.dev
+	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/coldstart.py
 	$(WITH_ENGINE) $(BIN)/python bench/startup.py
 
 lock: $(VENV)/.dev

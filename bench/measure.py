@@ -81,8 +81,8 @@ def median(values: Sequence[float]) -> float:
 
 def shown(seconds: Sequence[float]) -> str:
     """The median with the fastest and slowest in brackets, in seconds or, below a second, milliseconds."""
-    factor, unit = (1, "s") if median(seconds) >= 1 else (1000, "ms")
-    middle, low, high = (f"{value * factor:.3g}" for value in (median(seconds), min(seconds), max(seconds)))
+    factor, unit, digits = (1, "s", 2) if median(seconds) >= 1 else (1000, "ms", 0 if median(seconds) >= 0.01 else 2)
+    middle, low, high = (f"{value * factor:.{digits}f}" for value in (median(seconds), min(seconds), max(seconds)))
     return f"{middle} {unit} ({low}-{high})"
 
 
@@ -122,7 +122,8 @@ def bars(path: Path, panels: Sequence[Panel]) -> None:
         drawn = axis.barh(names, values, xerr=spread, color=colors, height=0.6, capsize=3)
         axis.bar_label(drawn, fmt=panel.format, padding=6)
         axis.set_title(panel.title, fontsize=9)
-        axis.set_xlim(0, max(values) * 1.35)
+        # The figures stand behind the bars and what they are spread over.
+        axis.set_xlim(0, max([*values, *(high for _, high in (panel.spread or {}).values())]) * 1.35)
         axis.spines[["top", "right"]].set_visible(False)
     row[0][0].set_ylim(len(names) - 0.5, -0.5)
     path.parent.mkdir(parents=True, exist_ok=True)

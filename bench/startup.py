@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from measure import ROOT, TO, Panel, bars, machine, page, say
+
 from modelbake import settings
 from modelbake.bake import buildx
 from modelbake.bake.host import host_inputs
 from modelbake.bake.proof import SANDBOX
 
-ROOT = Path(__file__).resolve().parents[1]
-TO = ROOT / "docs" / "bench"
 BUNDLE = "minilm-l6-v2"
 TEXT = "hello world"
 TOLERANCE = 1e-5
@@ -76,10 +76,8 @@ def main() -> None:
         if difference > TOLERANCE:
             sys.exit(f"The two images give other embeddings ({difference:g} apart): there is nothing to compare.")
         measure(rounds)
-    TO.mkdir(parents=True, exist_ok=True)
-    (TO / "startup.md").write_text(report(rounds, difference), encoding="utf-8")
+    page("startup", report(rounds, difference))
     plot(TO / "startup.svg")
-    say(f"written: {TO / 'startup.md'}, {TO / 'startup.svg'}")
 
 
 def build(folder: Path) -> None:
@@ -187,30 +185,9 @@ def gone_afterwards() -> Iterator[None]:
         subprocess.run(["docker", "image", "rm", ONNX.image, TORCH.image], capture_output=True, check=False)
 
 
-def machine() -> str:
-    """What the figures depend on, without names."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in read("/proc/cpuinfo").splitlines()
-            if line.startswith("model name")
-        ),
-        "unknown",
-    )
-    memory = next(
-        (int(line.split()[1]) for line in read("/proc/meminfo").splitlines() if line.startswith("MemTotal")), 0
-    )
-    engine = subprocess.run(
-        ["docker", "info", "--format", "{{.ServerVersion}}, {{.Driver}} store"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    return f"{os.cpu_count()} cores of {cpu}, {memory / 1e6:.0f} GB of memory, Docker {engine}"
-
-
-def read(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+def engine() -> str:
+    command = ["docker", "info", "--format", "{{.ServerVersion}}, {{.Driver}} store"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def report(rounds: int, difference: float) -> str:
@@ -253,45 +230,22 @@ counted: the files are in the page cache. Each start is a `docker run` with no n
 (which torch wants), up to the first line printed. Peak memory is the control group's, so page cache that a container was the first to
 fill counts; it is the median of {MEMORY_ROUNDS}.
 
-Machine: {machine()}.
+Machine: {machine()}, Docker {engine()}.
 """
 
 
 def plot(path: Path) -> None:
-    """Bars of both images; the same figures give the same file."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "modelbake", "svg.fonttype": "none", "font.size": 9})
-    import matplotlib.pyplot as plt
-
+    subjects = (ONNX, TORCH)
+    compressed = {s.name: s.compressed / 1e6 for s in subjects}
+    unpacked = {s.name: s.unpacked / 1e6 for s in subjects}
+    spread = {s.name: (min(s.starts), max(s.starts)) for s in subjects}
     panels = (
-        ("image, gzip (MB)", [s.compressed / 1e6 for s in (ONNX, TORCH)], None),
-        ("image, unpacked (MB)", [s.unpacked / 1e6 for s in (ONNX, TORCH)], None),
-        (
-            "docker run to first embedding (s)",
-            [s.start for s in (ONNX, TORCH)],
-            [[s.start - min(s.starts) for s in (ONNX, TORCH)], [max(s.starts) - s.start for s in (ONNX, TORCH)]],
-        ),
-        ("peak memory (MB)", [s.peak / 1e6 for s in (ONNX, TORCH)], None),
+        Panel("image, gzip (MB)", compressed, format="%.0f"),
+        Panel("image, unpacked (MB)", unpacked, format="%.0f"),
+        Panel("docker run to first embedding (s)", {s.name: s.start for s in subjects}, spread),
+        Panel("peak memory (MB)", {s.name: s.peak / 1e6 for s in subjects}, format="%.0f"),
     )
-    figure, axes = plt.subplots(1, len(panels), figsize=(11, 2.2), sharey=True, layout="constrained")
-    for axis, (title, values, spread) in zip(axes, panels, strict=True):
-        bars = axis.barh(
-            [ONNX.name, TORCH.name], values, xerr=spread, color=["#2a7f62", "#9aa0a6"], height=0.6, capsize=3
-        )
-        axis.bar_label(bars, fmt="%.1f" if "(s)" in title else "%.0f", padding=6)
-        axis.set_title(title, fontsize=9)
-        axis.set_xlim(0, max(values) * 1.3)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.invert_yaxis()
-    axes[0].set_ylim(1.5, -0.5)
-    figure.savefig(path, metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-
-
-def say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
+    bars(path, panels)
 
 
 if __name__ == "__main__":

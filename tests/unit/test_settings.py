@@ -38,6 +38,8 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path) -> None:
         ("HF_HUB_OFFLINE", "1", "hub_offline", True),
         ("HF_HUB_OFFLINE", "TRUE", "hub_offline", True),
         ("HF_HUB_OFFLINE", "0", "hub_offline", False),
+        ("MODELBAKE_THREADS", "3", "threads", 3),
+        ("MODELBAKE_THREADS", "", "threads", None),
         ("HF_ENDPOINT", "http://hub:1/a@b", "hub_endpoint", "http://hub:1/a@b"),
     ],
 )
@@ -80,6 +82,13 @@ def test_the_ca_bundle_is_the_first_file_that_exists(tmp_path: Path) -> None:
         "PIP_CERT": str(tmp_path / "pip"),
     }
     assert from_environment(environ, tmp_path).ca_bundle == tmp_path / "requests"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_threads_that_are_no_number_are_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"MODELBAKE_THREADS=.* is no number of threads") as caught:
+        from_environment({"MODELBAKE_THREADS": text}, Path("/"))
+    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("text", ["real", "SAMPLE", "auto "])

@@ -32,6 +32,8 @@ class Session:
         options.log_severity_level = 3
         # Left to itself, onnxruntime counts the machine's cores, not the container's, and binds its threads to them.
         options.intra_op_num_threads = usable_cores() if threads is None else threads
+        # Plans of memory are kept for every shape ever seen, and texts come in any; they save no time.
+        options.enable_mem_pattern = False
         if brief:
             options.add_session_config_entry("session.disable_prepacking", "1")
             # Threads that spin while they wait would do so through most of a short life.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from modelbake import manifest
 from modelbake.bundle import Catalog
 from modelbake.cli.main import run
 from modelbake.manifest import Manifest
+from modelbake.runtime import encoder
+from modelbake.runtime.schedule import WINDOW
+from modelbake.runtime.session import Session
 from tests.unit import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,6 +76,54 @@ def test_no_standard_input_gives_no_embeddings(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert as_json(capsys, "embed", "--bundle", "tiny-text", "--stdin")["embeddings"] == []
+
+
+def test_lines_are_answered_before_standard_input_ends(models: Path) -> None:
+    command = [sys.executable, "-m", "modelbake", "embed", "--bundle", "tiny-text", "--stdin"]
+    environ = {**os.environ, "MODELBAKE_MODELS": str(models)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environ, text=True, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("red cat\n" * 2 * WINDOW)
+        process.stdin.flush()
+        first = [process.stdout.readline() for _ in range(WINDOW)]
+        process.stdin.write("dog\n")
+        rest = process.communicate()[0].splitlines()
+    rows = [[float(word) for word in line.split()] for line in [*first, *rest]]
+    expected = tiny.embedding(["red cat", "dog"], tiny.table())[[0] * 2 * WINDOW + [1]]
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "expected"),
+    [
+        ([], {}, None),
+        ([], {"MODELBAKE_THREADS": "3"}, 3),
+        (["--threads", "1"], {"MODELBAKE_THREADS": "3"}, 1),
+    ],
+    ids=str,
+)
+def test_the_threads_are_those_that_the_user_gave(
+    models: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], environ: dict[str, str], expected: int | None
+) -> None:
+    seen = []
+
+    def session(path: Path, threads: int | None, brief: bool) -> Session:
+        seen.append(threads)
+        return Session(path, threads, brief)
+
+    monkeypatch.delenv("MODELBAKE_THREADS", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(encoder, "Session", session)
+    assert run(["embed", "--bundle", "tiny-text", "--text", "dog", *words]) == 0
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many"])
+def test_a_number_of_threads_that_is_none_is_wrong_usage(models: Path, threads: str) -> None:
+    assert run(["embed", "--bundle", "tiny-text", "--text", "dog", "--threads", threads]) == 2
 
 
 def test_standard_input_that_is_no_text_is_wrong_usage(

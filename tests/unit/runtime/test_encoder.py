@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from modelbake.errors import IntegrityError, MachineError, UsageError
 from modelbake.manifest import BundleEntry
 from modelbake.runtime.encoder import BATCH, ImageEncoder, TextEncoder
 from modelbake.runtime.image_preprocess import preprocess
+from modelbake.runtime.schedule import WINDOW
 from tests.unit import tiny
 
 
@@ -44,13 +50,116 @@ def encoder(text: BundleEntry, models: Path) -> TextEncoder:
 TEXTS = st.lists(st.sampled_from(tiny.WORDS[1:]), min_size=1, max_size=7).map(" ".join)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=3 * BATCH))
 def test_each_embedding_is_that_of_its_text_whatever_the_batch(encoder: TextEncoder, texts: list[str]) -> None:
     embeddings = encoder.embed(texts)
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (len(texts), encoder.dimension)
     np.testing.assert_allclose(embeddings, tiny.embedding(texts, tiny.table()), atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=20), st.integers(1, 20))
+def test_each_embedding_is_that_of_its_text_alone_whatever_the_budget(
+    encoder: TextEncoder, texts: list[str], budget: int
+) -> None:
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    np.testing.assert_allclose(np.concatenate(list(encoder.embed_iter(texts, budget))), alone, atol=1e-6)
+
+
+def test_texts_without_end_are_taken_a_window_at_a_time(encoder: TextEncoder) -> None:
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield tiny.WORDS[2 + taken % 5]
+
+    parts = list(islice(encoder.embed_iter(endless()), 2))
+    assert taken == 2 * WINDOW
+    texts = [tiny.WORDS[2 + number % 5] for number in range(1, taken + 1)]
+    np.testing.assert_allclose(np.concatenate(parts), tiny.embedding(texts, tiny.table()), atol=1e-6)
+
+
+def test_a_single_string_is_wrong_usage(encoder: TextEncoder) -> None:
+    with pytest.raises(UsageError, match="give a list of texts"):
+        encoder.embed("red cat")
+
+
+def test_an_encoder_answers_several_threads_at_once(encoder: TextEncoder) -> None:
+    requests = [[" ".join(tiny.WORDS[2 : 3 + (i + j) % 5]) for j in range(i % 7 + 1)] for i in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(encoder.embed, requests))
+    for texts, answer in zip(requests, answers, strict=True):
+        np.testing.assert_allclose(answer, tiny.embedding(texts, tiny.table()), atol=1e-6)
+
+
+def test_a_brief_encoder_gives_the_same(text: BundleEntry, image: BundleEntry, models: Path) -> None:
+    texts = ["red cat", "dog"]
+    brief = TextEncoder(text, models, threads=1, brief=True)
+    np.testing.assert_allclose(brief.embed(texts), tiny.embedding(texts, tiny.table()), atol=1e-6)
+    pictures = [Image.new("RGB", (9, 9), "red")]
+    slow = ImageEncoder(image, models, threads=1).embed(pictures)
+    np.testing.assert_array_equal(ImageEncoder(image, models, threads=1, brief=True).embed(pictures), slow)
+
+
+WITHOUT_PILLOW = """
+import sys
+from pathlib import Path
+from modelbake import manifest
+from modelbake.runtime import encoder
+folder = Path(sys.argv[1])
+encoder.TextEncoder(manifest.read(folder).bundle("tiny-text"), folder).embed(["dog"])
+print("PIL" in sys.modules)
+"""
+
+
+def test_texts_need_no_pillow(tmp_path: Path) -> None:
+    tiny.models_folder(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PILLOW, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+VARYING_SHAPES = """
+import sys
+from pathlib import Path
+import numpy as np
+from modelbake.runtime.schedule import TOKENS, batches
+from modelbake.runtime.session import Session
+
+def resident():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) * 1024
+
+session = Session(Path(sys.argv[1]), 1)
+generator = np.random.default_rng(0)
+
+def run(windows):
+    for _ in range(windows):
+        lengths = generator.integers(1, 257, generator.integers(1, 12))
+        for batch in batches(lengths.tolist()):
+            shape = (len(batch), int(lengths[batch].max()))
+            session.run({"input_ids": np.ones(shape, np.int64), "attention_mask": np.ones(shape, np.int64)})
+
+run(30)
+before = resident()
+run(300)
+print(resident() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_shapes(tmp_path: Path) -> None:
+    # 1024 floats a token: a batch of 512 tokens is 2 MB in each of the graph's steps.
+    vectors = np.random.default_rng(0).normal(size=(len(tiny.WORDS), 1024)).astype(np.float32)
+    tiny.text_graph(tmp_path / "wide.onnx", vectors)
+    done = subprocess.run(
+        [sys.executable, "-c", VARYING_SHAPES, str(tmp_path / "wide.onnx")], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 8_000_000
 
 
 @pytest.mark.parametrize("count", [BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])
