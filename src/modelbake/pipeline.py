@@ -20,7 +20,10 @@ from modelbake.files import copy_atomically, disk_errors, file_refs, sha256_of
 from modelbake.manifest import Artifact, BundleEntry, FileRef, Manifest, Parity
 from modelbake.output import out
 from modelbake.settings import Settings
-from modelbake.sources.fetch import FILES_FOLDER, Fetched, Fetcher, read_fetched
+from modelbake.sources.fetch import DEPLOYED, FILES_FOLDER, Fetched, Fetcher, read_fetched
+
+# Of weights that somebody deployed, in the manner of SPDX; the definition's licence is that of its own sources.
+UNSTATED_LICENCE = "LicenseRef-unstated"
 
 _VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime")
 _VERIFY_PACKAGES = ("numpy", "onnxruntime", "pillow", "tokenizers", "regex", "ftfy")
@@ -37,8 +40,17 @@ class Pipeline:
         """Bring the bundle's source files into `to`, in the form that `build` takes as `sources`."""
         self._refuse_unpinned(bundle)
         with disk_errors(to), closing(out.progress(None, f"{bundle.name}: fetch")) as progress:
-            return Fetcher(self.settings, progress).fetch(
+            fetched = Fetcher(self.settings, progress).fetch(
                 bundle, self.settings.weights, lambda folder, seed: _sample(bundle, folder, seed), to
+            )
+        self._refuse_deployed(bundle, fetched)
+        return fetched
+
+    def _refuse_deployed(self, bundle: Bundle, fetched: Fetched) -> None:
+        if self.locked and fetched.source.type == DEPLOYED:
+            raise RefusedError(
+                f"{bundle.name}: {fetched.source.files[0].path} in the models folder is weights of your own, and --locked takes "
+                "pinned bytes alone. Take the file away, or build without --locked."
             )
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
@@ -68,6 +80,7 @@ class Pipeline:
             raise IntegrityError(
                 f"{sources} was fetched for another version of {bundle.name}'s bundle.toml; fetch it again."
             )
+        self._refuse_deployed(bundle, fetched)
         exported = self._export(cache, bundle, fetched, sources)
         figures = self._verify(cache, bundle, exported)
         entry = _entry(bundle, fetched, exported, figures)
@@ -169,9 +182,9 @@ def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: dict[str, 
         version=bundle.version,
         kind=bundle.kind,
         description=bundle.description,
-        licence=bundle.licence,
+        licence=UNSTATED_LICENCE if fetched.source.type == DEPLOYED else bundle.licence,
         weights=fetched.weights,
-        pinned=bundle.pinned,
+        pinned=bundle.pinned and fetched.source.type != DEPLOYED,
         source=fetched.source,
         artifacts=tuple(_artifact(refs, draft, figures[draft.path]) for draft in export.drafts),
         goldens=refs[export.goldens],

@@ -46,13 +46,14 @@ IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 OWN_IMPORTS = {name: {m for m in found if m.partition(".")[0] == "modelbake"} for name, found in IMPORTS.items()}
 
 # What any worker may import.
-FOUNDATION = {"modelbake", "bundle", "manifest", "files", "errors", "settings", "output"}
+FOUNDATION = {"modelbake", "bundle", "deployment", "manifest", "files", "errors", "settings", "output"}
 # The rooms, and what else each may import: workers do not import each other, but for these.
 ROOMS = {
     "errors": set(),
     "settings": {"errors"},
     "output": set(),
     "bundle": {"errors"},
+    "deployment": {"errors"},
     "manifest": {"bundle", "errors"},
     "files": {"manifest", "errors"},
     "goldens": {"errors"},
@@ -65,7 +66,8 @@ ROOMS = {
     "export": FOUNDATION | {"goldens", "runtime"},
     "bake": FOUNDATION | {"sources"},
     "pipeline": FOUNDATION | {"cache", "export", "parity", "sources"},
-    "cli": FOUNDATION | {"bake", "layers", "pipeline", "runtime", "verify"},
+    "training": FOUNDATION | {"export", "parity"},
+    "cli": FOUNDATION | {"bake", "layers", "pipeline", "runtime", "training", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
 }
