@@ -15,10 +15,11 @@ variable "RELEASE" { default = "type=image,push=true,compression=uncompressed,oc
 variable "PLATFORMS" { default = "" }
 variable "SOURCE_DATE_EPOCH" { default = "0" }
 
-# The bundles: how many files each has, the manifest included (one image layer a file), and the folder of a local source.
+# The bundles: how many files each has, the manifest included (one image layer a file), and the folder that holds a local source
+# and weights of one's own (models/.dockerignore names what a build takes of it).
 variable "BUNDLES" {
   default = [
-    { name = "boundary-regressor", layers = 4, data = "models/regressor", trained = true },
+    { name = "boundary-regressor", layers = 4, data = "models", trained = true },
     { name = "clip-vit-b-32", layers = 7, data = "", trained = false },
     { name = "minilm-l6-v2", layers = 5, data = "", trained = false },
   ]

@@ -66,7 +66,7 @@ ROOMS = {
     "export": FOUNDATION | {"goldens", "runtime"},
     "bake": FOUNDATION | {"sources"},
     "pipeline": FOUNDATION | {"cache", "export", "parity", "sources"},
-    "training": FOUNDATION | {"export", "parity"},
+    "training": FOUNDATION | {"export", "parity", "runtime"},
     "cli": FOUNDATION | {"bake", "layers", "pipeline", "runtime", "training", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
@@ -77,6 +77,7 @@ NARROW = {
     ("export", "runtime"): {"modelbake.runtime.clip_tokenizer"},
     ("bake", "sources"): {"modelbake.sources.fetch"},
     ("pipeline", "sources"): {"modelbake.sources.fetch"},
+    ("training", "runtime"): {"modelbake.runtime.boundary"},
     ("cli", "runtime"): {"modelbake.runtime.encoder"},
 }
 
