@@ -119,7 +119,9 @@ def document(videos: int) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("out", nargs="?", type=Path, default=DEFAULT_OUT, help="the file (default: the sample in models/)")
+    parser.add_argument(
+        "out", nargs="?", type=Path, default=DEFAULT_OUT, help="the file (default: the sample in models/)"
+    )
     parser.add_argument("--videos", type=int, default=VIDEOS, help=f"of {SEGMENTS} rows each (default: {VIDEOS})")
     arguments = parser.parse_args()
     with arguments.out.open("w", encoding="utf-8", newline="\n") as file:

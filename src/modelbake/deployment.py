@@ -63,7 +63,7 @@ def read(path: Path) -> bytes:
 def mark(archive: bytes) -> bytes:
     """An archive of torch.save that has no comment, with the mark."""
     *end, comment_length = _END_OF_ARCHIVE.unpack(archive[-_END_OF_ARCHIVE.size :])
-    assert end[0] == _END_SIGNATURE and comment_length == 0, "torch.save wrote another kind of archive"
+    assert (end[0], comment_length) == (_END_SIGNATURE, 0), "torch.save wrote another kind of archive"
     return archive[:-2] + struct.pack("<H", len(BUILD_MARK)) + BUILD_MARK
 
 

@@ -38,6 +38,8 @@ def command(annotations: Path, frames: Path, data: Path, fps: float, name: str, 
         out.warn(f"{name} has SAMPLE WEIGHTS (random): data made with it teaches nothing of videos.")
     texts, images = TextEncoder(entry, folder), ImageEncoder(entry, folder)
     if texts.dimension != DIMENSION or images.dimension != DIMENSION:
-        raise IntegrityError(f"{name} embeds to {images.dimension} numbers, the regressor takes {DIMENSION}; choose another bundle.")
+        raise IntegrityError(
+            f"{name} embeds to {images.dimension} numbers, the regressor takes {DIMENSION}; choose another bundle."
+        )
     count = features.write_rows(proposals, frames, fps, texts.embed, images.embed, data)
     out.result({"file": str(data), "rows": count, "bundle": name, "weights": entry.weights}, [f"{data}: {count} rows"])

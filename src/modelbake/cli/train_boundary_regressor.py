@@ -20,7 +20,11 @@ from modelbake.output import out, table
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Draws the split, the weights, the order of rows."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Draws the split, the weights, the order of rows.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=200, show_default=True, help="The most rounds over the rows.")
 @click.option("--keep-without-gain", is_flag=True, help="Write the result even if it is no better than no adjustment.")
@@ -37,9 +41,12 @@ def command(data: Path, model: Path, seed: int, epochs: int, keep_without_gain: 
     from modelbake.training.fit import fit
 
     # As for Ctrl-C: the folder of half-made files is cleared.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     began = time.monotonic()
-    done = fit(data, model, seed, epochs, keep_without_gain)
+    try:
+        done = fit(data, model, seed, epochs, keep_without_gain)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     seconds = time.monotonic() - began
     # Kilobytes on Linux, bytes on macOS (getrusage(2) of each).
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -110,7 +110,9 @@ def frame_times(segment: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.flo
 def _numbers(values: Any, name: str) -> Float32:
     try:
         with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(np.asarray(values, dtype=np.float64), dtype=np.float32).reshape(np.shape(values))
+            array = np.ascontiguousarray(np.asarray(values, dtype=np.float64), dtype=np.float32).reshape(
+                np.shape(values)
+            )
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name}: expected an array of numbers ({error}).") from error
     for row in np.argwhere(~np.isfinite(array))[:1]:

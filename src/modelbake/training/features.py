@@ -43,7 +43,9 @@ def read_annotations(path: Path) -> list[Proposal]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if sorted(reader.fieldnames or ()) != sorted(COLUMNS):
-                raise IntegrityError(f"{path}: expected the columns {', '.join(COLUMNS)}, got {reader.fieldnames}; correct the first line.")
+                raise IntegrityError(
+                    f"{path}: expected the columns {', '.join(COLUMNS)}, got {reader.fieldnames}; correct the first line."
+                )
             return [_proposal(line, f"{path}, line {reader.line_num}") for line in reader]
     except OSError as error:
         raise SourceUnreachableError(f"{path}: the annotations cannot be read ({error.strerror}).") from error
@@ -69,7 +71,10 @@ def write_rows(
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
         try:
-            with os.fdopen(descriptor, "wb") as file, closing(out.progress(len(proposals), "embedding", "row")) as progress:
+            with (
+                os.fdopen(descriptor, "wb") as file,
+                closing(out.progress(len(proposals), "embedding", "row")) as progress,
+            ):
                 file.write(b'{"schema_version":1,"feature_dimension":512,"rows":[')
                 separator = b"\n"
                 for first in range(0, len(proposals), GROUP):
@@ -97,7 +102,8 @@ def _rows(
     embed_images: Callable[[Sequence[Path]], Embeddings],
 ) -> Iterable[dict[str, object]]:
     around = [
-        [_frames_at(times, frames, p.video_id, frames_per_second) for times in frame_times((p.start, p.end))] for p in group
+        [_frames_at(times, frames, p.video_id, frames_per_second) for times in frame_times((p.start, p.end))]
+        for p in group
     ]
     needed = sorted({path for pair in around for paths in pair for path in paths})
     place = {path: i for i, path in enumerate(needed)}
@@ -141,5 +147,7 @@ def _proposal(line: dict[str, str], place: str) -> Proposal:
         ("target_start, target_end", proposal.target_start, proposal.target_end),
     ):
         if not 0 <= start < end < float("inf"):
-            raise IntegrityError(f"{place}: {what}: expected 0 <= start < end in seconds, got {start:g}, {end:g}. Correct the line.")
+            raise IntegrityError(
+                f"{place}: {what}: expected 0 <= start < end in seconds, got {start:g}, {end:g}. Correct the line."
+            )
     return proposal

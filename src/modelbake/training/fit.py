@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".onnx", ".metrics.json", ".svg")
 WEIGHTS_SUFFIX = ".pth"
 RANDOM_NETWORKS = 5
+# What modelbake's exporters and the plot import when used: told before the work and not in the midst of it.
+FRAMEWORKS = ("torch", "onnx", "safetensors", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,12 @@ def _fit(data: Path, folder: Path, stem: str, seed: int, epochs: int, keep_witho
 
 
 def _need_frameworks() -> None:
-    try:
-        import matplotlib
-        import onnx
-        import torch
-    except ModuleNotFoundError as error:
+    missing = [name for name in FRAMEWORKS if importlib.util.find_spec(name) is None]
+    if missing:
         raise MachineError(
-            f"Training needs the package {error.name}, which this Python does not have. `make test` sets up .venv with all "
-            "that is needed; `pip install '.[convert]'` does so elsewhere."
-        ) from error
+            f"Training needs {', '.join(missing)}, which this Python does not have. `make test` sets up .venv with all that is "
+            "needed; `pip install '.[convert]'` does so elsewhere."
+        )
 
 
 def _train(split: Split, seed: int, epochs: int) -> Trained:

@@ -28,7 +28,9 @@ def all_or_none(targets: Sequence[Path]) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for target in targets:
             if target.is_dir():
-                raise MachineError(f"{target} is a folder, so no file of that name can be written. Choose another name.")
+                raise MachineError(
+                    f"{target} is a folder, so no file of that name can be written. Choose another name."
+                )
         lock = _locked(staging)
         try:
             for left in staging.iterdir():

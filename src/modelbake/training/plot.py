@@ -29,7 +29,11 @@ def write(path: Path, metrics: Metrics, before: NDArray[np.float64], after: NDAr
         FigureCanvasSVG(figure)
         left, right = figure.subplots(1, 2)
 
-        chosen = np.unique(np.linspace(0, len(before) - 1, MOST_DOTS).astype(int)) if len(before) > MOST_DOTS else slice(None)
+        chosen = (
+            np.unique(np.linspace(0, len(before) - 1, MOST_DOTS).astype(int))
+            if len(before) > MOST_DOTS
+            else slice(None)
+        )
         highest = float(max(before.max(), after.max(), 1e-3)) * 1.05
         left.plot([0, highest], [0, highest], color="0.6", linewidth=1, label="no change")
         left.scatter(before[chosen], after[chosen], s=10, alpha=0.5, linewidths=0, label="held-out row")

@@ -63,9 +63,7 @@ def build(bundle: Bundle, sources: Path, out: Path) -> Export:
     return Export((draft,), golden, (weights,))
 
 
-def write_graph(
-    network: BoundaryRegressor, rows: TrainingData, seed: int, out: Path, graph: str, golden: str
-) -> Draft:
+def write_graph(network: BoundaryRegressor, rows: TrainingData, seed: int, out: Path, graph: str, golden: str) -> Draft:
     """Write the network's ONNX graph and its goldens, made from the features of `rows`, to those paths below `out`."""
     example = {name: torch.from_numpy(array) for name, array in golden_inputs(rows, TRACED_BATCH, seed).items()}
     dynamic_axes = {name: {0: "batch"} for name in (*INPUTS, OUTPUT)}
@@ -89,13 +87,13 @@ def drawn_rows(seed: int) -> TrainingData:
     # RandomState and not a Generator: its stream is frozen, the same in every version of NumPy.
     state, count = np.random.RandomState(seed), max(GOLDEN_BATCHES)
     text = state.standard_normal((count, FEATURE_DIMENSION))
-    images = [
+    start, end = (
         state.standard_normal((count, FEATURE_DIMENSION)) + state.uniform(0, 0.5, (count, 1)) * text for _ in range(2)
-    ]
-    features = [(0.5 * part).astype(np.float32) for part in (text, *images)]
+    )
+    text, start, end = ((0.5 * part).astype(np.float32) for part in (text, start, end))
     segments = np.tile(np.array([[0, 1]], dtype=np.float32), (count, 1))
     names = tuple(f"drawn-{i}" for i in range(count))
-    return TrainingData(names, names, *features, segments, segments)
+    return TrainingData(names, names, text, start, end, segments, segments)
 
 
 def golden_inputs(data: TrainingData, size: int, seed: int) -> dict[str, Float32]:

@@ -60,7 +60,9 @@ class BoundaryRegressor(nn.Module):
     @torch.no_grad()
     def standardise(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """Take the mean and deviation of cosines and log length from training rows, given as batches of forward's inputs."""
-        narrow = torch.cat([features(*vectors, segment[:, 1:2] - segment[:, 0:1])[1] for *vectors, segment in batches])
+        narrow = torch.cat(
+            [features(text, start, end, segment[:, 1:2] - segment[:, 0:1])[1] for text, start, end, segment in batches]
+        )
         self.narrow_mean.copy_(narrow.mean(dim=0))
         self.narrow_deviation.copy_(narrow.std(dim=0, correction=0).clamp_min(1e-3))
 

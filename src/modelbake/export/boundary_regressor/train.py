@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from modelbake.export.boundary_regressor.data import Float32, Indices, Split, TrainingData
 from modelbake.export.boundary_regressor.model import BoundaryRegressor
 
-BATCH = 32
+# Rows in a step: as many as a few dozen videos allow, more where there are thousands, whose epochs have steps enough.
+SMALLEST_BATCH, LARGEST_BATCH = 32, 256
+STEPS = 128
 LEARNING_RATE = 2e-3
 PATIENCE = 40
 
@@ -62,6 +64,7 @@ def train(split: Split, seed: int, epochs: int, told: Callable[[Epoch], object] 
     dozen megabytes, however many rows there are.
     """
     data, rows = split.data, split.train_rows
+    batch_size = min(max(len(rows) // STEPS, SMALLEST_BATCH), LARGEST_BATCH)
     with _deterministic(seed):
         network = _drawn()
         network.standardise(inputs for inputs, _ in _chunks(data, rows, torch.float64))
@@ -71,7 +74,7 @@ def train(split: Split, seed: int, epochs: int, told: Callable[[Epoch], object] 
         for number in range(1, epochs + 1):
             network.train()
             total = 0.0
-            for batch in torch.split(torch.randperm(len(rows)), BATCH):
+            for batch in torch.split(torch.randperm(len(rows)), batch_size):
                 inputs, targets = _tensors(data, rows[batch.numpy()], torch.float64)
                 optimizer.zero_grad()
                 loss = _loss(network, inputs, targets)

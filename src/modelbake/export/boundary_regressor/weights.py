@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _load(data: bytes, shown: str) -> Any:
         raise _unfit(shown, "the file is empty")
     if not data.startswith(b"PK\3\4"):
         raise RefusedError(
-            f"{shown} is no archive of torch.save. A bare pickle can run code when it is read, so it was not. {_ADVICE}"
+            f"{shown} is no archive of torch.save. A bare pickle can run code when it is read; it was not read. {_ADVICE}"
         )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -89,11 +90,16 @@ def _load(data: bytes, shown: str) -> Any:
         raise _unfit(shown, f"the file is damaged ({error})") from error
     # torch.save compresses nothing; what is compressed may be as large as it likes when unpacked.
     if any(member.compress_type != zipfile.ZIP_STORED or member.file_size > len(data) for member in members):
-        raise RefusedError(f"{shown} is a compressed archive, which torch.save does not write; it was not read. {_ADVICE}")
+        raise RefusedError(
+            f"{shown} is a compressed archive, which torch.save does not write; it was not read. {_ADVICE}"
+        )
     if any(member.filename.endswith(("constants.pkl", ".py")) for member in members):
         raise RefusedError(f"{shown} is a TorchScript archive, which holds code; it was not read. {_ADVICE}")
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What it warns of in a damaged file is told by the error that follows.
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RefusedError(
             f"{shown} holds more than tensors, and reading it could run code; it was not read. {_ADVICE}"
