@@ -20,8 +20,9 @@ from modelbake.export.boundary_regressor.data import read, split_by_video
 from modelbake.export.boundary_regressor.train import adjust
 from modelbake.export.boundary_regressor.weights import read_weights
 from modelbake.files import sha256_of
-from modelbake.runtime.boundary import BoundaryRegressor
-from tests.golden.conftest import environment, modelbake
+from modelbake.runtime.boundary import BoundaryRegressor, frame_times
+from modelbake.runtime.encoder import ImageEncoder, TextEncoder
+from tests.golden.conftest import Built, environment, modelbake
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "models" / "regressor"
@@ -156,3 +157,33 @@ def test_a_training_that_is_interrupted_leaves_nothing(tmp_path: Path, number: s
     assert process.returncode == code
     assert "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_of_a_video_become_training_data_with_the_bundle_s_own_encoders(built: Built, tmp_path: Path) -> None:
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    (tmp_path / "frames" / "video").mkdir(parents=True)
+    pictures = [Image.fromarray(generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)) for _ in range(20)]
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "frames" / "video" / f"{number:03d}.png")
+    (tmp_path / "proposals.csv").write_text(
+        "video_id,query,start,end,target_start,target_end\nvideo,a cat,2,6,3,6\nvideo,a dog,1,5,1,4\n"
+    )
+    words = [str(SCRIPT.with_name("make_training_data.py")), "proposals.csv", "frames", "data.json", "--fps", "2"]
+    done = subprocess.run(
+        [sys.executable, *words, "--json"], cwd=tmp_path, env=built.environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    entry = manifest.read(built.models).bundle("clip-vit-b-32")
+    assert json.loads(done.stdout) == {"file": "data.json", "rows": 2, "bundle": entry.name, "weights": entry.weights}
+    data = read(tmp_path / "data.json")
+    text = TextEncoder(entry, built.models).embed(["a cat", "a dog"])
+    np.testing.assert_allclose(data.text_features, text, atol=1e-5)
+    images = ImageEncoder(entry, built.models)
+    for row, segment in enumerate(((2.0, 6.0), (1.0, 5.0))):
+        for found, times in zip(
+            (data.start_image_features, data.end_image_features), frame_times(segment), strict=True
+        ):
+            chosen = [pictures[round(float(time) * 2)] for time in times]
+            np.testing.assert_allclose(found[row], images.embed(chosen).mean(axis=0), atol=1e-5)

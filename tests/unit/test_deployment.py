@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelbake import deployment
+from modelbake.bundle import BoundaryRegressorModel, Catalog
 from modelbake.errors import IntegrityError, SourceUnreachableError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PLACES = (
     "boundary_regressor_pretrained.pth",
@@ -91,3 +94,13 @@ def test_weights_far_too_large_are_not_read_into_memory(tmp_path: Path) -> None:
         file.truncate(deployment.LARGEST_WEIGHTS + 1)
     with pytest.raises(IntegrityError, match="more than 16 MiB"):
         deployment.read(path)
+
+
+def test_an_image_s_build_gets_the_places_and_the_data_and_nothing_else_of_the_models_folder() -> None:
+    lines = (ROOT / "models" / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    kept = {line for line in lines if line and not line.startswith("#")}
+    assert kept == {"*", "!regressor/*training_data.json", *(f"!{place}" for place in PLACES)}
+    model = Catalog(ROOT / "bundles").get("boundary-regressor").model
+    assert isinstance(model, BoundaryRegressorModel)
+    assert model.data.endswith("training_data.json")
+    assert deployment.places(model.model) == PLACES

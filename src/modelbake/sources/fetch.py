@@ -85,7 +85,8 @@ class Fetcher:
 
         `policy` auto takes the real files where a source has them, else the sample; pretrained and sample allow one of them.
         `generate(folder, seed)` writes sample weights. Weights that somebody deployed in the models folder come before
-        all. Raises IntegrityError where a source's bytes are wrong and no other has the right ones, SourceUnreachableError naming every source tried where the files cannot be had.
+        all. Raises IntegrityError where a source's bytes are wrong and no other has the right ones, SourceUnreachableError
+        naming every source tried where the files cannot be had.
         """
         if isinstance(bundle.model, BoundaryRegressorModel):
             place = deployment.find(self._settings.models_dir, bundle.model.model)

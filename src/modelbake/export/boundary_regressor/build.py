@@ -87,13 +87,14 @@ def drawn_rows(seed: int) -> TrainingData:
     # RandomState and not a Generator: its stream is frozen, the same in every version of NumPy.
     state, count = np.random.RandomState(seed), max(GOLDEN_BATCHES)
     text = state.standard_normal((count, FEATURE_DIMENSION))
-    start, end = (
-        state.standard_normal((count, FEATURE_DIMENSION)) + state.uniform(0, 0.5, (count, 1)) * text for _ in range(2)
-    )
-    text, start, end = ((0.5 * part).astype(np.float32) for part in (text, start, end))
+
+    def images() -> Float32:
+        near = state.uniform(0, 0.5, (count, 1)) * text
+        return (0.5 * (state.standard_normal((count, FEATURE_DIMENSION)) + near)).astype(np.float32)
+
     segments = np.tile(np.array([[0, 1]], dtype=np.float32), (count, 1))
     names = tuple(f"drawn-{i}" for i in range(count))
-    return TrainingData(names, names, text, start, end, segments, segments)
+    return TrainingData(names, names, (0.5 * text).astype(np.float32), images(), images(), segments, segments)
 
 
 def golden_inputs(data: TrainingData, size: int, seed: int) -> dict[str, Float32]:
