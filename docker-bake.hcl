@@ -15,11 +15,12 @@ variable "RELEASE" { default = "type=image,push=true,compression=uncompressed,oc
 variable "PLATFORMS" { default = "" }
 variable "SOURCE_DATE_EPOCH" { default = "0" }
 
-# The bundles: how many files each has, the manifest included (one image layer a file), the folder of a local source, and whether it
-# is the default of its kind, which the search image holds.
+# The bundles: how many files each has, the manifest included (one image layer a file), the folder that holds a local source and
+# weights of one's own (models/.dockerignore names what a build takes of it), and whether it is the default of its kind, which the
+# search image holds.
 variable "BUNDLES" {
   default = [
-    { name = "boundary-regressor", layers = 4, data = "models/regressor", trained = true, default = true },
+    { name = "boundary-regressor", layers = 4, data = "models", trained = true, default = true },
     { name = "clip-rn50", layers = 7, data = "", trained = false, default = false },
     { name = "clip-vit-b-16", layers = 7, data = "", trained = false, default = false },
     { name = "clip-vit-b-32", layers = 11, data = "", trained = false, default = true },

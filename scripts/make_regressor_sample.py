@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the boundary regressor's sample training data: a made-up world, the same bytes at every run. `[OUT.json]`
+"""Write the boundary regressor's sample training data: a made-up world, the same bytes at every run.
 
 No video and no CLIP model stands behind it. Each vector is a sum of random directions, weighted so that norms and
 cosines are of the size that CLIP's have: what all texts share, what all images share, the video's scene, and the
@@ -10,8 +10,9 @@ the cosine of query and frames shows on which side of the true boundary most of 
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +75,10 @@ def unit(vector: Vector) -> Vector:
     return scaled
 
 
-def rows(world: World) -> list[dict[str, object]]:
-    """VIDEOS times SEGMENTS rows, no query twice in a video. Videos are under a minute long."""
-    made: list[dict[str, object]] = []
+def rows(world: World, videos: int) -> Iterator[dict[str, object]]:
+    """`videos` times SEGMENTS rows, no query twice in a video. Videos are under a minute long."""
     queries = list(world.subjects)
-    for video in range(VIDEOS):
+    for video in range(videos):
         scene = world.direction()
         duration = world.random.uniform(30, 60)
         for choice in world.random.permutation(len(queries))[:SEGMENTS]:
@@ -89,39 +89,44 @@ def rows(world: World) -> list[dict[str, object]]:
             off = world.random.uniform(-REACH, REACH, size=2) * length
             event = (start + off[0], end + off[1])
             subject = world.random.uniform(0.35, 0.5) * world.subjects[query]
-            made.append(
-                {
-                    "video_id": f"sample-{video:02d}",
-                    "query": query,
-                    "text_features": rounded(world.text(query)),
-                    "start_image_features": rounded(world.frames_around(start, length, event, scene, subject)),
-                    "end_image_features": rounded(world.frames_around(end, length, event, scene, subject)),
-                    "segment": rounded(np.array([start, end])),
-                    "target": rounded(np.array(event)),
-                }
-            )
-    return made
+            yield {
+                "video_id": f"sample-{video:02d}",
+                "query": query,
+                "text_features": rounded(world.text(query)),
+                "start_image_features": rounded(world.frames_around(start, length, event, scene, subject)),
+                "end_image_features": rounded(world.frames_around(end, length, event, scene, subject)),
+                "segment": rounded(np.array([start, end])),
+                "target": rounded(np.array(event)),
+            }
 
 
 def rounded(values: Vector) -> list[float]:
     return [round(float(value), 3) + 0.0 for value in values]
 
 
-def document() -> str:
-    """The file's text: compact JSON, one row a line."""
+def document(videos: int) -> Iterator[str]:
+    """The file's text in pieces: compact JSON, one row a line."""
     head = {
         "schema_version": 1,
         "description": "Synthetic: made by scripts/make_regressor_sample.py from random directions, from no video.",
         "feature_dimension": DIMENSION,
     }
-    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows(World(SEED)))
-    return json.dumps(head, separators=(",", ":"))[:-1] + ',"rows":[\n' + lines + "\n]}\n"
+    yield json.dumps(head, separators=(",", ":"))[:-1] + ',"rows":['
+    for index, row in enumerate(rows(World(SEED), videos)):
+        yield (",\n" if index else "\n") + json.dumps(row, separators=(",", ":"))
+    yield "\n]}\n"
 
 
 def main() -> None:
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_OUT
-    out.write_bytes(document().encode())
-    print(f"{out}: {VIDEOS * SEGMENTS} rows, {out.stat().st_size} bytes")
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument(
+        "out", nargs="?", type=Path, default=DEFAULT_OUT, help="the file (default: the sample in models/)"
+    )
+    parser.add_argument("--videos", type=int, default=VIDEOS, help=f"of {SEGMENTS} rows each (default: {VIDEOS})")
+    arguments = parser.parse_args()
+    with arguments.out.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(document(arguments.videos))
+    print(f"{arguments.out}: {arguments.videos * SEGMENTS} rows, {arguments.out.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

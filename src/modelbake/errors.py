@@ -7,7 +7,7 @@ class ModelbakeError(Exception):
     """Base of all deliberate errors; the message says what happened, to which file, and what to do next.
 
     `exit_code` is the process's exit code: 0 done, 1 a bug of ours, 2 usage, 3 unknown name, 4 source or registry unreachable,
-    5 digest or schema mismatch, 6 parity gate missed, 7 machine not able, 8 refused for safety.
+    5 digest or schema mismatch, 6 parity gate missed or no gain from training, 7 machine not able, 8 refused for safety.
     """
 
     exit_code = 1
@@ -39,6 +39,12 @@ class IntegrityError(ModelbakeError):
 
 class ParityError(ModelbakeError):
     """An artifact's outputs are further from its goldens than its gate allows."""
+
+    exit_code = 6
+
+
+class NoGainError(ModelbakeError):
+    """Trained weights that do no better on held-out data than doing nothing."""
 
     exit_code = 6
 

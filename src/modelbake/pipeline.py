@@ -22,7 +22,10 @@ from modelbake.files import copy_atomically, disk_errors, link_or_copy, sha256_o
 from modelbake.manifest import Artifact, BundleEntry, FallbackRecord, FileRef, Manifest, Parity, Quality
 from modelbake.output import out
 from modelbake.settings import Settings
-from modelbake.sources.fetch import FILES_FOLDER, Fetched, Fetcher, read_fetched
+from modelbake.sources.fetch import DEPLOYED, FILES_FOLDER, Fetched, Fetcher, read_fetched
+
+# Of weights that somebody deployed, in the manner of SPDX; the definition's licence is that of its own sources.
+UNSTATED_LICENCE = "LicenseRef-unstated"
 
 _QUANTIZE_CODE = ("modelbake.quantize", "modelbake.bundle", "modelbake.export.artifact", "modelbake.manifest")
 _QUANTIZE_PACKAGES = ("numpy", "onnx")
@@ -48,8 +51,17 @@ class Pipeline:
         """Bring the bundle's source files into `to`, in the form that `build` takes as `sources`."""
         self._refuse_unpinned(bundle)
         with disk_errors(to), closing(out.progress(None, f"{bundle.name}: fetch")) as progress:
-            return Fetcher(self.settings, progress).fetch(
+            fetched = Fetcher(self.settings, progress).fetch(
                 bundle, self.settings.weights, lambda seed: self._sample(bundle, seed), to, self.locked
+            )
+        self._refuse_deployed(bundle, fetched)
+        return fetched
+
+    def _refuse_deployed(self, bundle: Bundle, fetched: Fetched) -> None:
+        if self.locked and fetched.source.type == DEPLOYED:
+            raise RefusedError(
+                f"{bundle.name}: {fetched.source.files[0].path} in the models folder is weights of your own, and --locked takes "
+                "pinned bytes alone. Take the file away, or build without --locked."
             )
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
@@ -81,6 +93,7 @@ class Pipeline:
             )
         bundle = bundle.candidates[len(fetched.passed_over)]
         self._refuse_unpinned(bundle)
+        self._refuse_deployed(bundle, fetched)
         exported = self._export(cache, bundle, fetched, sources)
         made = self._quantize(cache, bundle, exported)
         figures = self._verify(cache, bundle, made)
@@ -227,9 +240,9 @@ def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: Figures, d
         version=bundle.version,
         kind=bundle.kind,
         description=bundle.description,
-        licence=bundle.licence,
+        licence=UNSTATED_LICENCE if fetched.source.type == DEPLOYED else bundle.licence,
         weights=fetched.weights,
-        pinned=bundle.pinned,
+        pinned=bundle.pinned and fetched.source.type != DEPLOYED,
         source=fetched.source,
         artifacts=tuple(_artifact(refs, draft, figures) for draft in export.drafts),
         goldens=refs[export.goldens],

@@ -46,13 +46,14 @@ IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 OWN_IMPORTS = {name: {m for m in found if m.partition(".")[0] == "modelbake"} for name, found in IMPORTS.items()}
 
 # What any worker may import.
-FOUNDATION = {"modelbake", "bundle", "manifest", "files", "errors", "settings", "output", "digests"}
+FOUNDATION = {"modelbake", "bundle", "deployment", "manifest", "files", "errors", "settings", "output", "digests"}
 # The rooms, and what else each may import: workers do not import each other, but for these.
 ROOMS = {
     "errors": set(),
     "settings": {"errors"},
     "output": set(),
     "bundle": {"errors"},
+    "deployment": {"errors"},
     "manifest": {"bundle", "errors"},
     "files": {"manifest", "errors"},
     "digests": {"files", "manifest"},
@@ -71,7 +72,8 @@ ROOMS = {
     "export": FOUNDATION | {"goldens", "runtime"},
     "bake": FOUNDATION | {"sources", "verify"},
     "pipeline": FOUNDATION | {"cache", "export", "parity", "quantize", "sources"},
-    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "pipeline", "report", "runtime", "verify"},
+    "training": FOUNDATION | {"export", "parity", "runtime"},
+    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "pipeline", "report", "runtime", "training", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
 }
@@ -84,6 +86,7 @@ NARROW = {
     ("quantize", "export"): {"modelbake.export.artifact"},
     ("lock", "sources"): {"modelbake.sources.survey"},
     ("report", "runtime"): {"modelbake.runtime.session"},
+    ("training", "runtime"): {"modelbake.runtime.boundary"},
     ("cli", "runtime"): {"modelbake.runtime.encoder", "modelbake.runtime.reranker"},
 }
 

@@ -56,13 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(arguments))
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run the command line on `arguments` (the process's own by default) and return the exit code."""
+def run(arguments: list[str] | None = None, command: click.Command = cli, name: str = "modelbake") -> int:
+    """Run `command`, called `name`, on `arguments` (the process's own by default) and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     # The command sets these by its options; until it does, or where it never gets that far, its words must do.
     out.json, out.quiet, out.verbose = "--json" in arguments, False, False
     try:
-        result: Any = cli.main(arguments, prog_name="modelbake", standalone_mode=False)
+        result: Any = command.main(arguments, prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         out.info(error.format_message())

@@ -69,7 +69,7 @@ FAMILIES = {
     ),
     "boundary_regressor": Family(
         "modelbake.export.boundary_regressor",
-        (*_SHARED_CODE, "modelbake.export.boundary_regressor"),
+        (*_SHARED_CODE, "modelbake.deployment", "modelbake.export.boundary_regressor"),
         ("numpy", "onnx", "torch"),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
+from modelbake import deployment
 from modelbake.bundle import (
+    BoundaryRegressorModel,
     Bundle,
     FilePin,
     HubSource,
@@ -45,6 +48,8 @@ PARALLEL_FILES = 4
 LISTING_TRIES = 3
 RECORD_NAME = "source.json"
 FILES_FOLDER = "files"
+# The record's type of source where somebody's own weights were taken.
+DEPLOYED = "deployed"
 
 # Gives the folder with the sample weights of a seed.
 Draw = Callable[[int], Path]
@@ -97,9 +102,14 @@ class Fetcher:
 
         `policy` auto takes the real files where a source has them, its own model's or else the first fallback's that can be had,
         else the sample; pretrained and sample allow one of them. `locked` takes pinned fallbacks alone. `draw(seed)` gives a
-        folder with sample weights. Raises IntegrityError where a source's bytes are wrong and no other has the right ones: that is
-        no reason for a fallback. SourceUnreachableError, naming every source tried, where the files cannot be had.
+        folder with sample weights. Weights that somebody deployed in the models folder come before all. Raises IntegrityError
+        where a source's bytes are wrong and no other has the right ones: that is no reason for a fallback.
+        SourceUnreachableError, naming every source tried, where the files cannot be had.
         """
+        if isinstance(bundle.model, BoundaryRegressorModel):
+            place = deployment.find(self._settings.models_dir, bundle.model.model)
+            if place is not None:
+                return self._deployed(bundle, place, to)
         sample = bundle.sample_source
         if policy == "sample" and sample is not None:
             return self._sample(bundle, sample, draw, to)
@@ -248,6 +258,21 @@ class Fetcher:
         )
         fetched = Fetched(bundle.name, bundle.digest, "sample", SourceRecord("sample", refs, seed=spec.seed))
         self._put(bundle, fetched, {ref.path: source.folder / ref.path for ref in refs}, to)
+        return fetched
+
+    def _deployed(self, bundle: Bundle, place: str, to: Path) -> Fetched:
+        """Weights of the user's own, as they are: the export reads them, and refuses what is no state dict."""
+        path = self._settings.models_dir / place
+        out.info(f"{bundle.name}: taking the weights deployed at {path}")
+        data = deployment.read(path)
+        ref = FileRef(place, hashlib.sha256(data).hexdigest(), len(data))
+        fetched = Fetched(bundle.name, bundle.digest, "trained", SourceRecord(DEPLOYED, (ref,)))
+        with self._writing(bundle):
+            if not self._holds(to, fetched):
+                target = _emptied(to) / place
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+                (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
         return fetched
 
     def _write(self, bundle: Bundle, fetched: Fetched, blobs: dict[str, Blob], to: Path) -> Fetched:

@@ -7,7 +7,7 @@ import json
 import re
 import tarfile
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -407,8 +407,10 @@ def test_docker_bake_builds_the_bundles_of_the_catalog_and_no_others() -> None:
         trained = catalog.get(name).kind == "boundary_regressor"
         assert found[name]["trained"] == str(trained).lower()
         assert found[name]["default"] == str(catalog.get(name).default).lower()
-        folders = [source.folder for source in catalog.get(name).sources if hasattr(source, "folder")]
-        assert found[name]["data"] == "".join(folders)
+        for folder in [source.folder for source in catalog.get(name).sources if hasattr(source, "folder")]:
+            assert found[name]["data"]
+            assert PurePosixPath(folder).is_relative_to(found[name]["data"])
+        assert bool(found[name]["data"]) == trained
         assert int(found[name]["layers"]) >= 4
 
 

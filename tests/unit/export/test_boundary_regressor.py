@@ -23,7 +23,7 @@ from modelbake.export.artifact import Export
 from modelbake.export.boundary_regressor import export
 from modelbake.export.boundary_regressor.data import Split, TrainingData, read, split_by_video
 from modelbake.export.boundary_regressor.model import BOUND, SHORTEST, BoundaryRegressor
-from modelbake.export.boundary_regressor.train import GRID, PATIENCE, Score, adjust, score, train
+from modelbake.export.boundary_regressor.train import GRID, PATIENCE, Epoch, Score, adjust, score, train
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "models" / "regressor"
@@ -61,7 +61,7 @@ def split(sample: TrainingData) -> Split:
 def untrained(split: Split, seed: int) -> BoundaryRegressor:
     torch.manual_seed(seed)
     network = BoundaryRegressor()
-    network.standardise(*arguments(split.train))
+    network.standardise([arguments(split.train)])
     return network.eval()
 
 
@@ -180,12 +180,14 @@ def test_trained_weights_beat_no_adjustment_and_random_weights_on_videos_never_s
 
 def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_weights(split: Split) -> None:
     trained = train(split, 0, 1000)
-    losses = trained.validation_losses
+    losses = [epoch.validation_loss for epoch in trained.epochs]
     assert losses[trained.best_epoch - 1] == min(losses)
     assert len(losses) == trained.best_epoch + PATIENCE < 1000
-    assert train(split, 0, trained.best_epoch).validation_losses == losses[: trained.best_epoch]
-    shorter = train(split, 0, trained.best_epoch).network
-    assert all(torch.equal(a, b) for a, b in zip(shorter.parameters(), trained.network.parameters(), strict=True))
+    told: list[Epoch] = []
+    shorter = train(split, 0, trained.best_epoch, told.append)
+    assert shorter.epochs == tuple(told) == trained.epochs[: trained.best_epoch]
+    pairs = zip(shorter.network.parameters(), trained.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_training_leaves_torch_as_it_found_it(split: Split) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,9 @@ def test_a_row_that_is_not_valid_is_named_with_file_row_field_and_expectation(
         (document(), "rows: expected at least one row, got none"),
         (document(row(), schema_version=2), "schema_version: expected 1, got 2"),
         (document(row(), feature_dimension=768), "feature_dimension: expected 512, got 768"),
+        (document(row())[:-30], "rows[0]: not the JSON expected: the file ends in the middle of it"),
+        (b'{"schema_version": 2, "rows": [{"another": "form"}]}', "schema_version: expected 1, got 2"),
+        (document(row()).replace(b'"rows"', b'"r\\u006fws"'), "rows: expected the key to be written"),
         (document(row(), rows=None), "Expected `array`, got `null` - at `$.rows`"),
     ],
 )
@@ -168,6 +172,31 @@ def test_the_committed_sample_is_what_its_generator_writes(tmp_path: Path) -> No
     subprocess.run([sys.executable, str(ROOT / "scripts" / "make_regressor_sample.py"), str(made)], check=True)
     assert made.read_bytes() == SAMPLE.read_bytes()
     assert len(made.read_bytes()) < 1_000_000
+
+
+def test_more_rows_than_the_first_ones_made_expect_are_read_too() -> None:
+    long = [row(f"v{i}", "a query " + "x" * 60_000) for i in range(3)]
+    short = [row(f"w{i}", segment=[i, i + 1]) for i in range(60)]
+    read = data.parse(document(*long, *short), "data.json")
+    assert len(read) == 63
+    np.testing.assert_array_equal(read.segments[3:, 0], np.arange(60, dtype=np.float32))
+    assert (read.text_features == 0.25).all()
+
+
+def test_a_file_is_not_held_in_memory_beside_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    padding = b" " * 500_000 + b"}"
+    rows = [json.dumps(row(f"v{i}")).encode()[:-1] + padding for i in range(60)]
+    path.write_bytes(document()[:-2] + b",".join(rows) + b"]}")
+    tracemalloc.start()
+    try:
+        read = data.read(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(read) == 60
+    assert path.stat().st_size > 30_000_000
+    assert peak < 8_000_000
 
 
 def test_reading_data_needs_no_torch() -> None:

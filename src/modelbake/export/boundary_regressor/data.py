@@ -1,13 +1,18 @@
-"""Training data: reading and checking the JSON that models/regressor/README.md describes, and splitting it by video."""
+"""Training data: reading and checking the JSON that models/regressor/README.md describes, and splitting it by video.
+
+A file of 50,000 rows has half a gigabyte. It is read as a stream into float32 arrays, which are not copied afterwards.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -15,6 +20,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from modelbake.errors import IntegrityError, SourceUnreachableError
+from modelbake.export.boundary_regressor.rows import NotRowsError, Rows
 
 SCHEMA_VERSION = 1
 FEATURE_DIMENSION = 512
@@ -27,6 +33,7 @@ HELD_OUT_SHARE = 6
 FEWEST_VIDEOS = 3
 
 Float32 = NDArray[np.float32]
+Indices = NDArray[np.int64]
 _Text = Annotated[str, Meta(min_length=1)]
 _ADVICE = "Correct the data; models/regressor/README.md describes the format."
 
@@ -50,8 +57,11 @@ class _Head(Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
 
 
-class _RawHead(_Head, frozen=True, forbid_unknown_fields=True):
-    rows: list[msgspec.Raw]
+class _HeadSoFar(Struct, frozen=True):
+    """What stands before the rows: a file of another version is refused by its version, whatever its rows are."""
+
+    schema_version: int | None = None
+    feature_dimension: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,8 @@ class TrainingData:
     def __len__(self) -> int:
         return len(self.video_ids)
 
-    def take(self, rows: list[int]) -> TrainingData:
-        """The rows of those indices, in that order."""
+    def take(self, rows: Sequence[int] | Indices) -> TrainingData:
+        """A copy of the rows of those indices, in that order."""
         return TrainingData(
             tuple(self.video_ids[i] for i in rows),
             tuple(self.queries[i] for i in rows),
@@ -84,11 +94,27 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Split:
-    """Three parts that share no video: to learn from, to stop at, and to judge by."""
+    """Three parts of `data`, as the indices of their rows, that share no video: to learn from, to stop at, to judge by."""
 
-    train: TrainingData
-    validation: TrainingData
-    test: TrainingData
+    data: TrainingData
+    train_rows: Indices
+    validation_rows: Indices
+    test_rows: Indices
+
+    @property
+    def train(self) -> TrainingData:
+        """A copy of the rows to learn from."""
+        return self.data.take(self.train_rows)
+
+    @property
+    def validation(self) -> TrainingData:
+        """A copy of the rows to stop at."""
+        return self.data.take(self.validation_rows)
+
+    @property
+    def test(self) -> TrainingData:
+        """A copy of the rows to judge by."""
+        return self.data.take(self.test_rows)
 
 
 def read(path: Path) -> TrainingData:
@@ -98,29 +124,58 @@ def read(path: Path) -> TrainingData:
     valid: the message names the file, the row by its index from 0, the field and what was expected there.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            return _parse(stream, os.fstat(stream.fileno()).st_size, str(path))
     except OSError as error:
         raise SourceUnreachableError(
             f"{path}: the training data cannot be read ({error.strerror}); put the file there."
         ) from error
-    return parse(content, str(path))
 
 
 def parse(content: bytes, where: str) -> TrainingData:
     """The training data of JSON bytes that came from `where`; errors as in read."""
-    if not content.strip():
-        raise _fault(where, "the file is empty, expected an object with schema_version, feature_dimension and rows")
+    return _parse(io.BytesIO(content), len(content), where)
+
+
+def _parse(stream: BinaryIO, size: int, where: str) -> TrainingData:
+    if not size:
+        raise _empty(where)
+    rows = Rows(stream)
+    _check_versions(rows.before, where)
     try:
-        head, decode = _head(content)
+        data = _collect(rows, size, where)
+    except NotRowsError as error:
+        if error.row is None:
+            raise _fault(where, f"not the JSON expected: {error}") from error
+        raise _fault(f"{where}: rows[{error.row}]", f"not the JSON expected: {error}") from error
+    if not rows.document.strip():
+        raise _empty(where)
+    try:
+        head = msgspec.json.decode(rows.document, type=_Head)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _fault(where, f"not the JSON expected: {error}") from error
-    if head.schema_version != SCHEMA_VERSION:
-        raise _fault(where, f"schema_version: expected {SCHEMA_VERSION}, got {head.schema_version}")
-    if head.feature_dimension != FEATURE_DIMENSION:
-        raise _fault(where, f"feature_dimension: expected {FEATURE_DIMENSION}, got {head.feature_dimension}")
-    if not head.rows:
+    _check_version(where, head.schema_version, head.feature_dimension)
+    if head.rows:
+        raise _fault(where, 'rows: expected the key to be written "rows", with no escaped character')
+    if not data:
         raise _fault(where, "rows: expected at least one row, got none")
-    return _collect(head.rows, decode, where)
+    return data
+
+
+def _check_versions(before: bytes, where: str) -> None:
+    try:
+        head = msgspec.json.decode(before, type=_HeadSoFar)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        # The whole document's check tells of it.
+        return
+    _check_version(where, head.schema_version, head.feature_dimension)
+
+
+def _check_version(where: str, schema_version: int | None, feature_dimension: int | None) -> None:
+    if schema_version not in (None, SCHEMA_VERSION):
+        raise _fault(where, f"schema_version: expected {SCHEMA_VERSION}, got {schema_version}")
+    if feature_dimension not in (None, FEATURE_DIMENSION):
+        raise _fault(where, f"feature_dimension: expected {FEATURE_DIMENSION}, got {feature_dimension}")
 
 
 def split_by_video(data: TrainingData, seed: int, where: str) -> Split:
@@ -134,37 +189,49 @@ def split_by_video(data: TrainingData, seed: int, where: str) -> Split:
         )
     random.Random(seed).shuffle(videos)
     held_out = max(1, round(len(videos) / HELD_OUT_SHARE))
-    parts = (videos[2 * held_out :], videos[:held_out], videos[held_out : 2 * held_out])
-    return Split(*(_of_videos(data, set(part)) for part in parts))
+    part_of = dict.fromkeys(videos[2 * held_out :], 0)
+    part_of |= dict.fromkeys(videos[:held_out], 1) | dict.fromkeys(videos[held_out : 2 * held_out], 2)
+    parts = np.fromiter((part_of[video] for video in data.video_ids), dtype=np.int64, count=len(data))
+    return Split(data, *(np.flatnonzero(parts == part) for part in range(3)))
 
 
-def _of_videos(data: TrainingData, videos: set[str]) -> TrainingData:
-    return data.take([i for i, video in enumerate(data.video_ids) if video in videos])
+class _Columns:
+    """The rows' numbers while their count is not known: one array a field, grown where the estimate was too small.
 
-
-def _head(content: bytes) -> tuple[_Head, Callable[[Any], Row]]:
-    """The document with its rows still undecoded, and what decodes one of them.
-
-    Python's own json writes NaN and Infinity, which are no JSON: then its reader is used, so that the row can be named.
+    Memory that was asked for and never written to is not taken from the machine, so a generous estimate costs nothing.
     """
-    try:
-        return msgspec.json.decode(content, type=_RawHead), msgspec.json.Decoder(Row).decode
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        return msgspec.convert(json.loads(content), type=_Head), lambda row: msgspec.convert(row, type=Row)
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._arrays: dict[str, Float32] = {}
+
+    def append(self, row: Row, place: str, estimate: int) -> None:
+        for name, (reader, width) in _READERS.items():
+            values = reader(getattr(row, name), place, name)
+            array = self._arrays.get(name)
+            if array is None or self.count == len(array):
+                larger = np.empty((max(estimate, self.count + self.count // 4 + 16), width), dtype=np.float32)
+                larger[: self.count] = 0 if array is None else array
+                self._arrays[name] = array = larger
+            array[self.count] = values
+        self.count += 1
+
+    def arrays(self) -> list[Float32]:
+        empty = np.empty((0, 0), dtype=np.float32)
+        return [self._arrays.get(name, empty)[: self.count] for name in _READERS]
 
 
-def _collect(rows: Iterable[Any], decode: Callable[[Any], Row], where: str) -> TrainingData:
+def _collect(rows: Iterable[bytes], size: int, where: str) -> TrainingData:
     videos: list[str] = []
     queries: list[str] = []
-    columns: dict[str, list[Float32]] = {name: [] for name in _READERS}
+    columns = _Columns()
     seen: dict[tuple[str, str], int] = {}
+    decode = msgspec.json.Decoder(Row).decode
     for index, raw in enumerate(rows):
         place = f"{where}: rows[{index}]"
         try:
-            row = decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            row = _decoded(raw, decode)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise _fault(place, str(error)) from error
         place += f" (video {row.video_id!r})"
         first = seen.setdefault((row.video_id, row.query), index)
@@ -172,11 +239,20 @@ def _collect(rows: Iterable[Any], decode: Callable[[Any], Row], where: str) -> T
             raise _fault(
                 place, f"query: expected one row per video_id and query, got {row.query!r} again after rows[{first}]"
             )
-        for name, column in columns.items():
-            column.append(_READERS[name](getattr(row, name), place, name))
+        columns.append(row, place, estimate=size // len(raw) + size // len(raw) // 8 + 1)
         videos.append(row.video_id)
         queries.append(row.query)
-    return TrainingData(tuple(videos), tuple(queries), *(np.stack(column) for column in columns.values()))
+    return TrainingData(tuple(videos), tuple(queries), *columns.arrays())
+
+
+def _decoded(raw: bytes, decode: Callable[[bytes], Row]) -> Row:
+    """One row; Python's own json writes NaN and Infinity, which are no JSON, so its reader is used to name their place."""
+    try:
+        return decode(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return msgspec.convert(json.loads(raw), type=Row)
 
 
 def _finite(values: Iterable[float], place: str, field: str) -> Float32:
@@ -205,14 +281,18 @@ def _seconds(values: tuple[float, float], place: str, field: str) -> Float32:
     return segment
 
 
-_READERS: dict[str, Callable[[Any, str, str], Float32]] = {
-    "text_features": _vector,
-    "start_image_features": _vector,
-    "end_image_features": _vector,
-    "segment": _seconds,
-    "target": _seconds,
+_READERS: dict[str, tuple[Callable[[Any, str, str], Float32], int]] = {
+    "text_features": (_vector, FEATURE_DIMENSION),
+    "start_image_features": (_vector, FEATURE_DIMENSION),
+    "end_image_features": (_vector, FEATURE_DIMENSION),
+    "segment": (_seconds, 2),
+    "target": (_seconds, 2),
 }
 
 
 def _fault(place: str, problem: str) -> IntegrityError:
     return IntegrityError(f"{place}: {problem}. {_ADVICE}")
+
+
+def _empty(where: str) -> IntegrityError:
+    return _fault(where, "the file is empty, expected an object with schema_version, feature_dimension and rows")

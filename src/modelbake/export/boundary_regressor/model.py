@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -56,12 +58,11 @@ class BoundaryRegressor(nn.Module):
         return adjusted.clamp_min(0.0)
 
     @torch.no_grad()
-    def standardise(
-        self, text_features: Tensor, start_image_features: Tensor, end_image_features: Tensor, segment: Tensor
-    ) -> None:
-        """Take the mean and deviation of cosines and log length from training rows."""
-        length = segment[:, 1:2] - segment[:, 0:1]
-        _, narrow = features(text_features, start_image_features, end_image_features, length)
+    def standardise(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Take the mean and deviation of cosines and log length from training rows, given as batches of forward's inputs."""
+        narrow = torch.cat(
+            [features(text, start, end, segment[:, 1:2] - segment[:, 0:1])[1] for text, start, end, segment in batches]
+        )
         self.narrow_mean.copy_(narrow.mean(dim=0))
         self.narrow_deviation.copy_(narrow.std(dim=0, correction=0).clamp_min(1e-3))
 

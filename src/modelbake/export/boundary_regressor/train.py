@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelbake.export.boundary_regressor.data import Float32, Split, TrainingData
+from modelbake.export.boundary_regressor.data import Float32, Indices, Split, TrainingData
 from modelbake.export.boundary_regressor.model import BoundaryRegressor
 
-BATCH = 32
+# Rows in a step: as many as a few dozen videos allow, more where there are thousands, whose epochs have steps enough.
+SMALLEST_BATCH, LARGEST_BATCH = 32, 256
+STEPS = 128
 LEARNING_RATE = 2e-3
 PATIENCE = 40
+
+# Rows that are looked at together where nothing is learned from them. What the first layer sees of them has 20 MB.
+CHUNK = 1024
 
 # Trained weights are rounded to multiples of 1 / GRID. Processors sum in different orders, which moves weights trained in
 # double precision by about 1e-15; the rounding, far below what the network can feel, makes them the same bytes again.
@@ -32,51 +37,77 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """One round over the training rows: its number from 1 on, the mean loss on them meanwhile, that on validation after."""
+
+    number: int
+    train_loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True)
 class Trained:
-    """The network (float32, eval mode) with its best weights, and the loss on validation after every epoch."""
+    """The network (float32, eval mode) with its best weights, the number of their epoch, and every epoch's losses."""
 
     network: BoundaryRegressor
     best_epoch: int
-    validation_losses: tuple[float, ...]
+    epochs: tuple[Epoch, ...]
 
 
-def train(split: Split, seed: int, epochs: int) -> Trained:
-    """Train on `split.train` for at most `epochs` rounds, and keep the weights that did best on `split.validation`.
+def train(split: Split, seed: int, epochs: int, told: Callable[[Epoch], object] = lambda _: None) -> Trained:
+    """Train on the split's rows for at most `epochs` rounds, and keep the weights that did best on its validation rows.
 
     Adam with smooth-L1 loss on the error as a share of the segment's length, so that long segments weigh no more than
-    short ones. Stops once PATIENCE epochs brought nothing better. Deterministic, and the same for the instruction sets of
-    one processor family: double precision, weights rounded at the end (GRID), one thread, a random state of its own. The
-    caller's threads and random state are left as they were.
+    short ones. Stops once PATIENCE epochs brought nothing better; `told` hears of every epoch. Deterministic, and the same
+    for the instruction sets of one processor family: double precision, weights rounded at the end (GRID), one thread, a
+    random state of its own. The caller's threads and random state are left as they were. Beside the data it takes a few
+    dozen megabytes, however many rows there are.
     """
+    data, rows = split.data, split.train_rows
+    batch_size = min(max(len(rows) // STEPS, SMALLEST_BATCH), LARGEST_BATCH)
     with _deterministic(seed):
-        network = BoundaryRegressor().double()
-        for layer in (network.wide, network.narrow, network.middle, network.last):
-            # Drawn anew, in double precision: the last bit of float32 draws depends on the processor.
-            layer.reset_parameters()
-        inputs, targets = _tensors(split.train, torch.float64)
-        network.standardise(*inputs)
+        network = _drawn()
+        network.standardise(inputs for inputs, _ in _chunks(data, rows, torch.float64))
         optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-        best, best_epoch, losses = copy.deepcopy(network.state_dict()), 0, list[float]()
-        for epoch in range(1, epochs + 1):
+        best, best_loss, done = copy.deepcopy(network.state_dict()), float("inf"), list[Epoch]()
+        best_epoch = 0
+        for number in range(1, epochs + 1):
             network.train()
-            for rows in torch.split(torch.randperm(len(split.train)), BATCH):
+            total = 0.0
+            for batch in torch.split(torch.randperm(len(rows)), batch_size):
+                inputs, targets = _tensors(data, rows[batch.numpy()], torch.float64)
                 optimizer.zero_grad()
-                _loss(network, [part[rows] for part in inputs], targets[rows]).backward()  # type: ignore[no-untyped-call]
+                loss = _loss(network, inputs, targets)
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-            losses.append(_validation_loss(network, split.validation))
-            if losses[-1] == min(losses):
-                best, best_epoch = copy.deepcopy(network.state_dict()), epoch
-            elif epoch - best_epoch >= PATIENCE:
+                total += float(loss.detach()) * len(batch)
+            done.append(Epoch(number, total / len(rows), _mean_loss(network, data, split.validation_rows)))
+            told(done[-1])
+            if done[-1].validation_loss <= best_loss:
+                best, best_loss, best_epoch = copy.deepcopy(network.state_dict()), done[-1].validation_loss, number
+            elif number - best_epoch >= PATIENCE:
                 break
         network.load_state_dict({name: (tensor * GRID).round() / GRID for name, tensor in best.items()})
-    return Trained(network.float().eval(), best_epoch, tuple(losses))
+    return Trained(network.float().eval(), best_epoch, tuple(done))
+
+
+def random_network(split: Split, seed: int) -> BoundaryRegressor:
+    """A network as it is before training: weights drawn from `seed`, standardised by the training rows, in eval mode."""
+    with _deterministic(seed):
+        network = _drawn().float()
+        network.standardise(inputs for inputs, _ in _chunks(split.data, split.train_rows, torch.float32))
+    return network.eval()
 
 
 def adjust(network: BoundaryRegressor, data: TrainingData) -> Float32:
     """The network's adjusted segments for the rows: float32 [n, 2], seconds."""
-    inputs, _ = _tensors(data, torch.float32)
+    adjusted = np.empty_like(data.segments)
     with torch.inference_mode():
-        adjusted: Float32 = network.eval()(*inputs).numpy()
+        network.eval()
+        for start in range(0, len(data), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(data)))
+            inputs, _ = _tensors(data, rows, torch.float32)
+            adjusted[rows] = network(*inputs).numpy()
     return adjusted
 
 
@@ -94,15 +125,30 @@ def _loss(network: nn.Module, inputs: list[Tensor], targets: Tensor) -> Tensor:
     return nn.functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.05)
 
 
-def _validation_loss(network: BoundaryRegressor, data: TrainingData) -> float:
-    inputs, targets = _tensors(data, torch.float64)
+def _drawn() -> BoundaryRegressor:
+    """A network in double precision with weights drawn in it: the last bit of float32 draws depends on the processor."""
+    network = BoundaryRegressor().double()
+    for layer in (network.wide, network.narrow, network.middle, network.last):
+        layer.reset_parameters()
+    return network
+
+
+def _mean_loss(network: BoundaryRegressor, data: TrainingData, rows: Indices) -> float:
+    network.eval()
     with torch.inference_mode():
-        return float(_loss(network.eval(), inputs, targets))
+        losses = [(float(_loss(network, *chunk)), len(chunk[1])) for chunk in _chunks(data, rows, torch.float64)]
+    return sum(loss * count for loss, count in losses) / len(rows)
 
 
-def _tensors(data: TrainingData, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+def _chunks(data: TrainingData, rows: Indices, dtype: torch.dtype) -> Iterator[tuple[list[Tensor], Tensor]]:
+    for start in range(0, len(rows), CHUNK):
+        yield _tensors(data, rows[start : start + CHUNK], dtype)
+
+
+def _tensors(data: TrainingData, rows: Indices, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    """The network's inputs and its targets for the rows of those indices."""
     arrays = (data.text_features, data.start_image_features, data.end_image_features, data.segments)
-    return [torch.from_numpy(array).to(dtype) for array in arrays], torch.from_numpy(data.targets).to(dtype)
+    return [torch.from_numpy(array[rows]).to(dtype) for array in arrays], torch.from_numpy(data.targets[rows]).to(dtype)
 
 
 @contextmanager
