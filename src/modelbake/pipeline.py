@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
 
 from modelbake import manifest, parity
 from modelbake.bundle import Bundle
@@ -16,11 +15,12 @@ from modelbake.cache import StepCache, code_digest
 from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
 from modelbake.export.artifact import Draft, Export, decode_export, encode_export
 from modelbake.export.families import FAMILIES
-from modelbake.files import copy_atomically, disk_errors, file_refs, sha256_of
-from modelbake.manifest import Artifact, BundleEntry, FileRef, Manifest, Parity
+from modelbake.files import disk_errors, file_refs, link_or_copy
+from modelbake.install import install
+from modelbake.manifest import Artifact, BundleEntry, FileRef, Parity
 from modelbake.output import out
 from modelbake.settings import Settings
-from modelbake.sources.fetch import FILES_FOLDER, Fetched, Fetcher, read_fetched
+from modelbake.sources.fetch import FILES_FOLDER, Fetched, Fetcher, check_files, read_fetched
 
 _VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime")
 _VERIFY_PACKAGES = ("numpy", "onnxruntime", "pillow", "tokenizers", "regex", "ftfy")
@@ -38,8 +38,26 @@ class Pipeline:
         self._refuse_unpinned(bundle)
         with disk_errors(to), closing(out.progress(None, f"{bundle.name}: fetch")) as progress:
             return Fetcher(self.settings, progress).fetch(
-                bundle, self.settings.weights, lambda folder, seed: _sample(bundle, folder, seed), to
+                bundle, self.settings.weights, lambda folder, seed: self._draw(bundle, folder, seed), to
             )
+
+    def _draw(self, bundle: Bundle, folder: Path, seed: int) -> None:
+        """Fill `folder` with the bundle's sample weights, drawn now or earlier."""
+        family = FAMILIES[bundle.kind]
+        key = {
+            "bundle": bundle.digest,
+            "seed": seed,
+            "code": code_digest((*family.code, family.module)),
+            "versions": {package: version(package) for package in family.packages},
+        }
+
+        def make(to: Path) -> None:
+            out.info(f"{bundle.name}: drawing sample weights (seed {seed})")
+            _sample(bundle, to, seed)
+
+        drawn = StepCache(self.settings.cache_dir / "steps").result("sample", key, make)
+        for ref in file_refs(drawn):
+            link_or_copy(drawn / ref.path, folder / ref.path)
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
         if self.locked and not bundle.pinned:
@@ -71,7 +89,7 @@ class Pipeline:
         exported = self._export(cache, bundle, fetched, sources)
         figures = self._verify(cache, bundle, exported)
         entry = _entry(bundle, fetched, exported, figures)
-        self._install(entry, exported / "models")
+        install(self.settings.models_dir, entry, exported / "models")
         return entry
 
     def _export(self, cache: StepCache, bundle: Bundle, fetched: Fetched, sources: Path) -> Path:
@@ -79,11 +97,7 @@ class Pipeline:
 
         def make(folder: Path) -> None:
             out.info(f"{bundle.name}: exporting ({fetched.weights} weights)")
-            for ref in fetched.source.files:
-                if sha256_of(sources / FILES_FOLDER / ref.path) != ref.sha256:
-                    raise IntegrityError(
-                        f"{sources / FILES_FOLDER / ref.path} changed after it was fetched; fetch it again."
-                    )
+            check_files(sources, fetched)
             export = family.export(bundle, sources / FILES_FOLDER, folder / "models")
             (folder / "export.json").write_bytes(encode_export(export))
 
@@ -113,40 +127,6 @@ class Pipeline:
         }
         result = cache.result("verify", key, make)
         return msgspec.json.decode((result / "parity.json").read_bytes(), type=dict[str, Parity])
-
-    def _install(self, entry: BundleEntry, made: Path) -> None:
-        """Copy the files that differ into the models folder, then name them in its manifest.
-
-        Under a lock, so that the entry of another bundle, built at the same time, is not lost.
-        """
-        models = self.settings.models_dir
-        with disk_errors(models), _install_lock(models):
-            models.mkdir(parents=True, exist_ok=True)
-            present = [manifest.read(models)] if (models / manifest.MANIFEST_NAME).exists() else []
-            _refuse_overwriting(entry, present)
-            for ref in entry.files:
-                target = models / ref.path
-                if not (target.is_file() and target.stat().st_size == ref.size and sha256_of(target) == ref.sha256):
-                    copy_atomically(made / ref.path, target)
-            manifest.write(models, manifest.merge([*present, Manifest(manifest.SCHEMA_VERSION, (entry,))]))
-
-
-def _install_lock(models: Path) -> FileLock:
-    """One lock for a models folder, whoever writes to it and with whatever cache; beside it, since what is in it gets baked."""
-    models.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(models.with_name(f".{models.name}.lock"))
-
-
-def _refuse_overwriting(entry: BundleEntry, present: list[Manifest]) -> None:
-    """IntegrityError where another bundle of the models folder has a different file of one of the entry's paths."""
-    digests = {ref.path: ref.sha256 for ref in entry.files}
-    for other in (other for found in present for other in found.bundles if other.name != entry.name):
-        for ref in other.files:
-            if digests.get(ref.path, ref.sha256) != ref.sha256:
-                raise IntegrityError(
-                    f"{ref.path} belongs to {other.name} in the models folder, and {entry.name} has a different file of that path; "
-                    "give its bundle.toml another model name."
-                )
 
 
 def _sample(bundle: Bundle, folder: Path, seed: int) -> None:

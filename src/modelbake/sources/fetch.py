@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from modelbake.bundle import (
     safe_relative_path,
 )
 from modelbake.errors import IntegrityError, SourceUnreachableError
-from modelbake.files import disk_errors, file_refs, link_or_copy
+from modelbake.files import disk_errors, file_refs, link_or_copy, sha256_of
 from modelbake.manifest import FileRef, SourceRecord, Weights
 from modelbake.output import NO_PROGRESS, Progress, out
 from modelbake.settings import Settings, WeightsPolicy
@@ -33,7 +34,7 @@ from modelbake.sources.http import hang_up
 from modelbake.sources.hub import Hub
 from modelbake.sources.local import Local
 from modelbake.sources.patience import Patience
-from modelbake.sources.safety import refuse_pickle
+from modelbake.sources.safety import refuse_pickle, refuse_unsafe_tensors
 from modelbake.sources.sample import Sample
 from modelbake.sources.transfer import Blob, BlobStore, identity
 from modelbake.sources.url import Url
@@ -44,6 +45,7 @@ PARALLEL_FILES = 4
 LISTING_TRIES = 3
 RECORD_NAME = "source.json"
 FILES_FOLDER = "files"
+DRAWING_FOLDER = ".drawing"
 
 Generate = Callable[[Path, int], None]
 
@@ -199,14 +201,21 @@ class Fetcher:
 
     def _sample(self, bundle: Bundle, spec: SampleSource, generate: Generate, to: Path) -> Fetched:
         with self._writing(bundle):
-            folder = _emptied(to)
-            source = Sample(spec, folder, generate)
-            out.info(f"{bundle.name}: drawing {source.label}")
-            refs = tuple(
-                FileRef(path, file.sha256 or "", file.size or 0) for path, file in sorted(source.inventory().items())
-            )
-            fetched = Fetched(bundle.name, bundle.digest, "sample", SourceRecord("sample", refs, seed=spec.seed))
-            (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+            # Beside the files that are there: another build may be reading them, and drawn again they are the same.
+            drawing = to / DRAWING_FOLDER
+            shutil.rmtree(drawing, ignore_errors=True)
+            drawing.mkdir(parents=True)
+            try:
+                source = Sample(spec, drawing, generate)
+                listing = sorted(source.inventory().items())
+                refs = tuple(FileRef(path, file.sha256 or "", file.size or 0) for path, file in listing)
+                fetched = Fetched(bundle.name, bundle.digest, "sample", SourceRecord("sample", refs, seed=spec.seed))
+                if not _holds(to, fetched):
+                    _emptied(to).rmdir()
+                    os.replace(drawing, to / FILES_FOLDER)
+                    _write_record(to, fetched)
+            finally:
+                shutil.rmtree(drawing, ignore_errors=True)
         return fetched
 
     def _write(
@@ -220,7 +229,7 @@ class Fetcher:
                 folder = _emptied(to)
                 for path, blob in blobs.items():
                     link_or_copy(blob.path, folder / safe_relative_path(path, bundle.name))
-                (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+                _write_record(to, fetched)
         return fetched
 
     @contextmanager
@@ -247,6 +256,12 @@ def _emptied(to: Path) -> Path:
     return folder
 
 
+def _write_record(to: Path, fetched: Fetched) -> None:
+    partial = to / f".{RECORD_NAME}"
+    partial.write_bytes(msgspec.json.encode(fetched))
+    os.replace(partial, to / RECORD_NAME)
+
+
 def _holds(to: Path, fetched: Fetched) -> bool:
     """Whether an earlier fetch brought just this into `to` and nobody changed it; a build may be reading it now."""
     try:
@@ -262,6 +277,18 @@ def read_fetched(folder: Path) -> Fetched:
         return msgspec.json.decode(path.read_bytes(), type=Fetched)
     except (OSError, msgspec.DecodeError) as error:
         raise IntegrityError(f"{path}: this is no folder that `modelbake fetch --to` wrote ({error}).") from error
+
+
+def check_files(folder: Path, fetched: Fetched) -> None:
+    """That the files of a fetched folder are those of its record, and fit to be read.
+
+    IntegrityError where one was changed or lost, RefusedError where one bears the name of a safetensors file and is none.
+    """
+    for ref in fetched.source.files:
+        path = folder / FILES_FOLDER / safe_relative_path(ref.path, str(folder / RECORD_NAME))
+        if not path.is_file() or sha256_of(path) != ref.sha256:
+            raise IntegrityError(f"{path} changed after it was fetched; fetch it again.")
+        refuse_unsafe_tensors(path)
 
 
 def _wanted(
