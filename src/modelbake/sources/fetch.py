@@ -258,8 +258,11 @@ def _emptied(to: Path) -> Path:
 
 def _write_record(to: Path, fetched: Fetched) -> None:
     partial = to / f".{RECORD_NAME}"
-    partial.write_bytes(msgspec.json.encode(fetched))
-    os.replace(partial, to / RECORD_NAME)
+    try:
+        partial.write_bytes(msgspec.json.encode(fetched))
+        os.replace(partial, to / RECORD_NAME)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _holds(to: Path, fetched: Fetched) -> bool:
