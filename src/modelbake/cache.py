@@ -19,10 +19,10 @@ from modelbake.output import out
 
 
 class StepCache:
-    """Results below `folder/<step>/<digest of the key>`."""
+    """Results below `folder/<step>/<digest of the key>`; `refs` hashes the files of one that was made earlier."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, refs: Callable[[Path], tuple[FileRef, ...]] = file_refs) -> None:
+        self._folder, self._refs = folder, refs
 
     def result(self, step: str, key: dict[str, Any], make: Callable[[Path], None]) -> Path:
         """The folder that `make(folder)` filled for this key, now or earlier.
@@ -33,12 +33,12 @@ class StepCache:
         """
         digest = hashlib.sha256(msgspec.json.encode({"step": step, **key}, order="sorted")).hexdigest()
         target = self._folder / step / digest
-        if _whole(target):
+        if self._whole(target):
             return target
         with disk_errors(self._folder):
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(target.with_suffix(".lock")):
-                if not _whole(target):
+                if not self._whole(target):
                     self._make(target, make)
         return target
 
@@ -59,21 +59,20 @@ class StepCache:
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
+    def _whole(self, target: Path) -> bool:
+        """Whether the result is there and every file of it is the one that was made."""
+        if not target.is_dir():
+            return False
+        try:
+            made = msgspec.json.decode(_record(target).read_bytes(), type=tuple[FileRef, ...])
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        return self._refs(target) == made
+
 
 def _record(target: Path) -> Path:
     """Where the digests of a result's files are kept: beside it, since the folder is the step's own."""
     return target.with_suffix(".json")
-
-
-def _whole(target: Path) -> bool:
-    """Whether the result is there and every file of it is the one that was made."""
-    if not target.is_dir():
-        return False
-    try:
-        made = msgspec.json.decode(_record(target).read_bytes(), type=tuple[FileRef, ...])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return file_refs(target) == made
 
 
 def code_digest(modules: Iterable[str]) -> str:

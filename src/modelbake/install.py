@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,11 +22,12 @@ from modelbake.manifest import BundleEntry, FileRef, Manifest
 STAGING_NAME = ".staging"
 
 
-def install(models: Path, entry: BundleEntry, made: Path) -> None:
+def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path], str] = sha256_of) -> None:
     """Put the files of `entry` that differ from those below `made` into `models`, then its entry into the manifest.
 
     Under a lock, so that the entry of another bundle, installed at the same time, is not lost. Nothing in the folder changes
-    before all bytes are on its disk: MachineError where they do not fit leaves the bundle's earlier version whole.
+    before all bytes are on its disk: MachineError where they do not fit leaves the bundle's earlier version whole. `sha256` hashes
+    what is in `models` already.
     """
     with disk_errors(models), _lock(models):
         models.mkdir(parents=True, exist_ok=True)
@@ -35,7 +37,7 @@ def install(models: Path, entry: BundleEntry, made: Path) -> None:
         present = manifest.read(models) if (models / manifest.MANIFEST_NAME).exists() else _manifest()
         _refuse_overwriting(entry, present)
         wanted = manifest.merge([present, _manifest(entry)])
-        lacking = [ref for ref in entry.files if not _holds(models, ref)]
+        lacking = [ref for ref in entry.files if not _holds(models, ref, sha256)]
         if not lacking and wanted == present:
             return
         try:
@@ -65,9 +67,9 @@ def _manifest(*entries: BundleEntry) -> Manifest:
     return Manifest(manifest.SCHEMA_VERSION, entries)
 
 
-def _holds(models: Path, ref: FileRef) -> bool:
+def _holds(models: Path, ref: FileRef, sha256: Callable[[Path], str]) -> bool:
     path = models / ref.path
-    return path.is_file() and path.stat().st_size == ref.size and sha256_of(path) == ref.sha256
+    return path.is_file() and path.stat().st_size == ref.size and sha256(path) == ref.sha256
 
 
 def _stage(made: Path, ref: FileRef, to: Path) -> None:

@@ -20,10 +20,20 @@ def pytest_report_header() -> str:
     return f"faults: full and read-only disks are {means}"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How many commands met a fault at a change of the file system; those of the hub, of files and of archives are not in it."""
+    if _INJECTED in config.stash:
+        terminalreporter.write_line(f"{config.stash[_INJECTED]} commands were killed, held, or refused room or writing")
+
+
+_INJECTED = pytest.StashKey[int]()
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("driver"))
     yield server
+    pytestconfig.stash[_INJECTED] = server.injected
     server.close()
 
 

@@ -63,6 +63,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._number = folder, 0
+        self.injected = 0
         command = [sys.executable, "-m", "tests.faults.driver"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=pipe, stdout=pipe, text=True)
@@ -71,6 +72,7 @@ class Server:
         self, words: tuple[str, ...], environ: dict[str, str], fault: dict[str, Any] | None, file_limit: int
     ) -> Running:
         self._number += 1
+        self.injected += bool(file_limit or (fault or {}).get("kind"))
         files = {name: str(self._folder / f"{self._number}.{name}") for name in ("out", "err", "trace")}
         if file_limit:
             # The limit would meet it too.
