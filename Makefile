@@ -11,13 +11,14 @@ BIN := $(VENV)/bin
 WITH_ENGINE = eval "$$(scripts/engine.sh env)" &&
 DOCKERFILES = $(wildcard images/*/Dockerfile bench/*.Dockerfile)
 
-.PHONY: help bake test test-images test-all lint bench lock clean
+.PHONY: help bake test test-faults test-images test-all lint bench lock clean
 
 help:
 	@echo "make bake         build the offline images and prove them (TARGETS='search' for some; WEIGHTS=pretrained|sample)"
 	@echo "make test         unit, hub and golden tests"
+	@echo "make test-faults  faults injected into whole commands: cut lines, kill -9, full disks, hostile archives"
 	@echo "make test-images  tests of the baked images, in containers"
-	@echo "make test-all     both"
+	@echo "make test-all     all three"
 	@echo "make lint         ruff, mypy, shellcheck, hadolint"
 	@echo "make bench        speed, size and start against torch, into docs/bench/"
 	@echo "make lock         write the lock files anew"
@@ -48,10 +49,13 @@ test: $(VENV)/.dev
 	scripts/chromium.sh install
 	$(BIN)/python -m pytest tests/golden
 
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/faults
+
 test-images: $(VENV)/.dev
 	$(WITH_ENGINE) $(BIN)/python -m pytest tests/images
 
-test-all: test test-images
+test-all: test test-faults test-images
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from modelbake.errors import MachineError
 from modelbake.manifest import FileRef
 
 CHUNK = 1 << 20
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO)
 
 
 def sha256_of(path: Path) -> str:
@@ -83,11 +87,27 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """Turns a full or unwritable disk under `folder` into a MachineError."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except MachineError:
+        raise
+    except Exception as error:
+        number = _errno(error)
+        if number in _FULL:
             raise MachineError(f"The disk that holds {folder} is full. Make room, then run this again.") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO):
+        where = getattr(error, "filename", None) or folder
+        if number == errno.EFBIG:
             raise MachineError(
-                f"{error.filename or folder} cannot be written ({error.strerror}). Choose another folder."
+                f"{where} would be larger than this file system or this user's limit allows. Choose another folder or raise the limit."
+            ) from error
+        if number in _UNWRITABLE:
+            raise MachineError(
+                f"{where} cannot be written ({os.strerror(number or 0)}). Choose another folder."
             ) from error
         raise
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's error number behind `error`; writers in Rust (safetensors, tokenizers) give it in their words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error ([0-9]{1,4})\)", str(error))
+    return int(found[1]) if found else None

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
 from msgspec.structs import replace
 
 from modelbake import manifest, parity, quantize
@@ -18,11 +17,13 @@ from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
 from modelbake.export.artifact import Draft, Export, decode_export, encode_export
 from modelbake.export.families import FAMILIES
-from modelbake.files import copy_atomically, disk_errors, link_or_copy, sha256_of
-from modelbake.manifest import Artifact, BundleEntry, FallbackRecord, FileRef, Manifest, Parity, Quality
+from modelbake.files import disk_errors, link_or_copy
+from modelbake.install import install
+from modelbake.manifest import Artifact, BundleEntry, FallbackRecord, FileRef, Parity, Quality
 from modelbake.output import out
 from modelbake.settings import Settings
-from modelbake.sources.fetch import DEPLOYED, FILES_FOLDER, Fetched, Fetcher, read_fetched
+from modelbake.sources.fetch import Fetcher
+from modelbake.sources.fetched import DEPLOYED, FILES_FOLDER, Fetched, check_files, read_fetched
 
 # Of weights that somebody deployed, in the manner of SPDX; the definition's licence is that of its own sources.
 UNSTATED_LICENCE = "LicenseRef-unstated"
@@ -46,6 +47,14 @@ class Pipeline:
 
     settings: Settings
     locked: bool = False
+
+    @property
+    def _digests(self) -> Digests:
+        return Digests(self.settings.cache_dir)
+
+    @property
+    def _cache(self) -> StepCache:
+        return StepCache(self.settings.cache_dir / "steps", self._digests.refs)
 
     def fetch(self, bundle: Bundle, to: Path) -> Fetched:
         """Bring the bundle's source files into `to`, in the form that `build` takes as `sources`."""
@@ -82,7 +91,6 @@ class Pipeline:
         folder unless every artifact kept its gate.
         """
         self._refuse_unpinned(bundle)
-        cache = StepCache(self.settings.cache_dir / "steps")
         if sources is None:
             sources = self.sources_folder(bundle)
             self.fetch(bundle, sources)
@@ -94,11 +102,11 @@ class Pipeline:
         bundle = bundle.candidates[len(fetched.passed_over)]
         self._refuse_unpinned(bundle)
         self._refuse_deployed(bundle, fetched)
-        exported = self._export(cache, bundle, fetched, sources)
-        made = self._quantize(cache, bundle, exported)
-        figures = self._verify(cache, bundle, made)
-        entry = _entry(bundle, fetched, made, figures, Digests(self.settings.cache_dir))
-        self._install(entry, made / "models")
+        exported = self._export(bundle, fetched, sources)
+        made = self._quantize(bundle, exported)
+        figures = self._verify(bundle, made)
+        entry = _entry(bundle, fetched, made, figures, self._digests)
+        install(self.settings.models_dir, entry, made / "models", self._digests.sha256)
         return entry
 
     def _sample(self, bundle: Bundle, seed: int) -> Path:
@@ -114,18 +122,14 @@ class Pipeline:
             "code": code_digest((*family.code, family.module)),
             "versions": {package: version(package) for package in family.packages},
         }
-        return StepCache(self.settings.cache_dir / "steps").result("sample", key, make)
+        return self._cache.result("sample", key, make)
 
-    def _export(self, cache: StepCache, bundle: Bundle, fetched: Fetched, sources: Path) -> Path:
+    def _export(self, bundle: Bundle, fetched: Fetched, sources: Path) -> Path:
         family = FAMILIES[bundle.kind]
 
         def make(folder: Path) -> None:
             out.info(f"{bundle.name}: exporting ({fetched.weights} weights)")
-            for ref in fetched.source.files:
-                if sha256_of(sources / FILES_FOLDER / ref.path) != ref.sha256:
-                    raise IntegrityError(
-                        f"{sources / FILES_FOLDER / ref.path} changed after it was fetched; fetch it again."
-                    )
+            check_files(sources, fetched)
             export = family.export(bundle, sources / FILES_FOLDER, folder / "models")
             (folder / "export.json").write_bytes(encode_export(export))
 
@@ -136,9 +140,9 @@ class Pipeline:
             "code": code_digest((*family.code, family.module)),
             "versions": {package: version(package) for package in family.packages},
         }
-        return cache.result("export", key, make)
+        return self._cache.result("export", key, make)
 
-    def _quantize(self, cache: StepCache, bundle: Bundle, exported: Path) -> Path:
+    def _quantize(self, bundle: Bundle, exported: Path) -> Path:
         """A folder like `exported`, with the bundle's smaller variants in it."""
         if not bundle.variants:
             return exported
@@ -159,9 +163,9 @@ class Pipeline:
             "code": code_digest(_QUANTIZE_CODE),
             "versions": {package: version(package) for package in _QUANTIZE_PACKAGES},
         }
-        return cache.result("quantize", key, make)
+        return self._cache.result("quantize", key, make)
 
-    def _verify(self, cache: StepCache, bundle: Bundle, exported: Path) -> Figures:
+    def _verify(self, bundle: Bundle, exported: Path) -> Figures:
         export = decode_export((exported / "export.json").read_bytes())
 
         def make(folder: Path) -> None:
@@ -184,44 +188,8 @@ class Pipeline:
             "code": code_digest(_VERIFY_CODE),
             "versions": {package: version(package) for package in _VERIFY_PACKAGES},
         }
-        result = cache.result("verify", key, make)
+        result = self._cache.result("verify", key, make)
         return msgspec.json.decode((result / "parity.json").read_bytes(), type=Figures)
-
-    def _install(self, entry: BundleEntry, made: Path) -> None:
-        """Copy the files that differ into the models folder, then name them in its manifest.
-
-        Under a lock, so that the entry of another bundle, built at the same time, is not lost.
-        """
-        models, digests = self.settings.models_dir, Digests(self.settings.cache_dir)
-        with disk_errors(models), _install_lock(models):
-            models.mkdir(parents=True, exist_ok=True)
-            present = [manifest.read(models)] if (models / manifest.MANIFEST_NAME).exists() else []
-            _refuse_overwriting(entry, present)
-            for ref in entry.files:
-                target = models / ref.path
-                if not (
-                    target.is_file() and target.stat().st_size == ref.size and digests.sha256(target) == ref.sha256
-                ):
-                    copy_atomically(made / ref.path, target)
-            manifest.write(models, manifest.merge([*present, Manifest(manifest.SCHEMA_VERSION, (entry,))]))
-
-
-def _install_lock(models: Path) -> FileLock:
-    """One lock for a models folder, whoever writes to it and with whatever cache; beside it, since what is in it gets baked."""
-    models.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(models.with_name(f".{models.name}.lock"))
-
-
-def _refuse_overwriting(entry: BundleEntry, present: list[Manifest]) -> None:
-    """IntegrityError where another bundle of the models folder has a different file of one of the entry's paths."""
-    digests = {ref.path: ref.sha256 for ref in entry.files}
-    for other in (other for found in present for other in found.bundles if other.name != entry.name):
-        for ref in other.files:
-            if digests.get(ref.path, ref.sha256) != ref.sha256:
-                raise IntegrityError(
-                    f"{ref.path} belongs to {other.name} in the models folder, and {entry.name} has a different file of that path; "
-                    "give its bundle.toml another model name."
-                )
 
 
 def _entry(bundle: Bundle, fetched: Fetched, exported: Path, figures: Figures, digests: Digests) -> BundleEntry:

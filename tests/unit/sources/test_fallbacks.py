@@ -12,7 +12,8 @@ from modelbake.bundle import Bundle, Fallback, FilePin, HubSource, LocalSource, 
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.manifest import FileRef, PassedOver, SourceRecord
 from modelbake.settings import Settings
-from modelbake.sources.fetch import Fetched, Fetcher, read_fetched
+from modelbake.sources.fetch import Fetcher
+from modelbake.sources.fetched import Fetched, read_fetched
 from tests.hub import Hub, Repo
 from tests.unit.sources.support import (
     FILE,

@@ -14,7 +14,8 @@ from modelbake.errors import IntegrityError, MachineError, RefusedError, SourceU
 from modelbake.manifest import FileRef, SourceRecord
 from modelbake.settings import Settings, WeightsPolicy
 from modelbake.sources import fetch as fetch_module
-from modelbake.sources.fetch import Fetched, Fetcher, read_fetched
+from modelbake.sources.fetch import Fetcher
+from modelbake.sources.fetched import Fetched, read_fetched
 from modelbake.sources.transfer import BlobStore
 from modelbake.sources.wheel import Wheel
 from tests.hub import Hub, Repo

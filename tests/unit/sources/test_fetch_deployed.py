@@ -12,7 +12,8 @@ from modelbake.bundle import Bundle, Catalog
 from modelbake.errors import SourceUnreachableError
 from modelbake.manifest import FileRef, SourceRecord
 from modelbake.settings import WeightsPolicy
-from modelbake.sources.fetch import Fetched, Fetcher, read_fetched
+from modelbake.sources.fetch import Fetcher
+from modelbake.sources.fetched import Fetched, read_fetched
 
 ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS = b"PK\3\4 whatever these are: the export looks into them"

@@ -1,0 +1,102 @@
+"""Putting a bundle into the models folder: its files, then its entry, so that the manifest never lists what is not there.
+
+Whoever reads the folder, at whatever moment and after whatever death of this process, finds of each bundle either an entry whose
+files are those that it lists, or no entry.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from modelbake import manifest
+from modelbake.errors import IntegrityError
+from modelbake.files import disk_errors, sha256_of
+from modelbake.manifest import BundleEntry, FileRef, Manifest
+
+# Inside the models folder, so that what is in it gets into place by renaming; a run that died leaves it, and the next clears it.
+STAGING_NAME = ".staging"
+
+
+def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path], str] = sha256_of) -> None:
+    """Put the files of `entry` that differ from those below `made` into `models`, then its entry into the manifest.
+
+    Under a lock, so that the entry of another bundle, installed at the same time, is not lost. Nothing in the folder changes
+    before all bytes are on its disk: MachineError where they do not fit leaves the bundle's earlier version whole. `sha256` hashes
+    what is in `models` already.
+    """
+    with disk_errors(models), _lock(models):
+        models.mkdir(parents=True, exist_ok=True)
+        staging = models / STAGING_NAME
+        if staging.exists():
+            shutil.rmtree(staging)
+        present = manifest.read(models) if (models / manifest.MANIFEST_NAME).exists() else _manifest()
+        _refuse_overwriting(entry, present)
+        wanted = manifest.merge([present, _manifest(entry)])
+        lacking = [ref for ref in entry.files if not _holds(models, ref, sha256)]
+        if not lacking and wanted == present:
+            return
+        try:
+            staging.mkdir()
+            for index, ref in enumerate(lacking):
+                _stage(made, ref, staging / str(index))
+            if _listed_otherwise(present, lacking):
+                # Between the first new file and the last, the earlier version's entry would be a lie.
+                others = (other for other in present.bundles if other.name != entry.name)
+                _publish(models, staging, _manifest(*others))
+            for index, ref in enumerate(lacking):
+                target = models / ref.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staging / str(index), target)
+            _publish(models, staging, wanted)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _lock(models: Path) -> FileLock:
+    """One lock for a models folder, whoever writes to it and with whatever cache; beside it, since what is in it gets baked."""
+    models.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(models.with_name(f".{models.name}.lock"))
+
+
+def _manifest(*entries: BundleEntry) -> Manifest:
+    return Manifest(manifest.SCHEMA_VERSION, entries)
+
+
+def _holds(models: Path, ref: FileRef, sha256: Callable[[Path], str]) -> bool:
+    path = models / ref.path
+    return path.is_file() and path.stat().st_size == ref.size and sha256(path) == ref.sha256
+
+
+def _stage(made: Path, ref: FileRef, to: Path) -> None:
+    """A copy and no link: people put files of their own over those in models/, and must not write through into a cache."""
+    shutil.copyfile(made / ref.path, to)
+    os.chmod(to, 0o644)
+    if sha256_of(to) != ref.sha256:
+        raise IntegrityError(f"{made / ref.path} changed while it was copied; build the bundle again.")
+
+
+def _publish(models: Path, staging: Path, wanted: Manifest) -> None:
+    os.replace(manifest.write(staging, wanted), models / manifest.MANIFEST_NAME)
+
+
+def _listed_otherwise(present: Manifest, lacking: list[FileRef]) -> bool:
+    """Whether the manifest lists another file under a path that is about to be replaced."""
+    new = {ref.path: ref for ref in lacking}
+    return any(new.get(ref.path, ref) != ref for entry in present.bundles for ref in entry.files)
+
+
+def _refuse_overwriting(entry: BundleEntry, present: Manifest) -> None:
+    """IntegrityError where another bundle of the models folder has a different file of one of the entry's paths."""
+    digests = {ref.path: ref.sha256 for ref in entry.files}
+    for other in (other for other in present.bundles if other.name != entry.name):
+        for ref in other.files:
+            if digests.get(ref.path, ref.sha256) != ref.sha256:
+                raise IntegrityError(
+                    f"{ref.path} belongs to {other.name} in the models folder, and {entry.name} has a different file of that path; "
+                    "give its bundle.toml another model name."
+                )
