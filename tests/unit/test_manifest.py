@@ -387,7 +387,7 @@ def of_kind(name: str, kind: str, default: bool = False) -> BundleEntry:
 def test_a_kind_s_name_stands_for_its_default_bundle_or_its_only_one() -> None:
     made = Manifest(1, (of_kind("a", "clip"), of_kind("b", "clip", default=True), of_kind("c", "text_encoder")))
     assert [made.bundle_or_default(name).name for name in ("a", "clip", "text_encoder")] == ["a", "b", "c"]
-    with pytest.raises(UnknownNameError, match="no bundle 'cross_encoder'. It has: a, b, c"):
+    with pytest.raises(UnknownNameError, match=r"no bundle 'cross_encoder'\. It has: a, b, c"):
         made.bundle_or_default("cross_encoder")
 
 

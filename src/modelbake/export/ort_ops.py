@@ -25,7 +25,7 @@ def _function() -> Any:
     class Attention(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, query: Any, key: Any, value: Any, heads: int, causal: bool) -> Any:
-            def split(tensor: torch.Tensor) -> torch.Tensor:
+            def split(tensor: Any) -> Any:
                 return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
 
             mixed = torch.nn.functional.scaled_dot_product_attention(
