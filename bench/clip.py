@@ -164,8 +164,8 @@ def report(rows: list[Row], difference: float, weights: str, rounds: int) -> str
 
 Medians, with the fastest round in brackets, of {rounds} rounds in one process in which both encoders run in turns, after one call each
 that is not counted. Encoding alone is timed, from token ids or pixels to embeddings; tokenizing and image preprocessing are the same work
-for both. float32; the embeddings differ by {difference:.0e} at most. The captions have 7 to 18 tokens, the one of batch 1 has 10; the weights
-are `{weights}`, which changes no time.
+for both. float32; the embeddings differ by {difference:.0e} at most. The captions have 7 to 18 tokens, the one of batch 1 has 10; the
+weights are `{weights}`, which changes no time.
 
 What makes the difference in texts: open_clip computes all 77 positions; here a batch is cut at its longest text, and all but attention
 is computed for real tokens alone. In both encoders attention is one operator, and behind the last layer's attention only the row that is

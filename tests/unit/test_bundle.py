@@ -244,6 +244,9 @@ def test_the_digest_depends_on_every_field() -> None:
         {"files": [{"path": "model.safetensors", "sha256": SHA[::-1], "size": 3}]},
         {"files": [{"path": "model.safetensors", "sha256": SHA, "size": 4}]},
         {"files": [{"path": "model.safetensors", "sha256": SHA}]},
+        {"variants": [{"precision": "fp16"}]},
+        {"variants": [{"precision": "int8"}]},
+        {"evaluation": ["a text"]},
         {"fallbacks": [fallback()]},
         {"fallbacks": [fallback(licence="MIT")]},
     ]

@@ -43,7 +43,8 @@ def command(built: bool, models_dir: Path | None) -> None:
         [
             r["name"],
             r["version"],
-            f"{r['kind']} (default)" if r["default"] else r["kind"],
+            r["kind"],
+            "yes" if r["default"] else "no",
             "yes" if r["pinned"] else "no",
             r["built"] or "-",
             r["description"],
@@ -53,6 +54,7 @@ def command(built: bool, models_dir: Path | None) -> None:
     out.result(
         rows,
         table(
-            ["bundle", "version", "kind", "pinned", "built", "description"], [[str(c) for c in row] for row in cells]
+            ["bundle", "version", "kind", "default", "pinned", "built", "description"],
+            [[str(c) for c in row] for row in cells],
         ),
     )

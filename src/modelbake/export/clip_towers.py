@@ -23,7 +23,7 @@ def text_tower(model: Any) -> Any:
             # CustomTextCLIP keeps in `text` what CLIP keeps in itself.
             self.text = getattr(model, "text", model)
 
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        def forward(self, input_ids: torch.Tensor) -> Any:
             text = self.text
             batch, length = input_ids.shape
             # The end-of-text token has the highest id, so argmax finds its first position (open_clip's text_global_pool).
@@ -35,10 +35,10 @@ def text_tower(model: Any) -> Any:
             cells = inside.to(torch.int64).cumsum(0) - 1
             last = torch.arange(batch) * length + ends
 
-            def attend(qkv: torch.Tensor, heads: int) -> torch.Tensor:
+            def attend(qkv: Any, heads: int) -> Any:
                 rectangle = qkv[cells].reshape(batch, length, qkv.shape[-1])
                 query, key, value = rectangle.chunk(3, dim=-1)
-                mixed: torch.Tensor = attention(query, key, value, heads, causal=True)
+                mixed = attention(query, key, value, heads, causal=True)
                 return mixed.reshape(batch * length, mixed.shape[-1])
 
             x = text.token_embedding(input_ids.flatten()[rows]) + text.positional_embedding[column.flatten()[rows]]
@@ -65,7 +65,7 @@ def image_tower(model: Any) -> Any:
             super().__init__()
             self.visual = model.visual
 
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        def forward(self, pixel_values: torch.Tensor) -> Any:
             if isinstance(self.visual, open_clip.transformer.VisionTransformer):
                 features = _vision_transformer(self.visual, pixel_values)
             elif isinstance(self.visual, open_clip.modified_resnet.ModifiedResNet):

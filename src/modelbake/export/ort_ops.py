@@ -25,8 +25,8 @@ def _function() -> Any:
     class Attention(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, query: Any, key: Any, value: Any, heads: int, causal: bool) -> Any:
-            def split(tensor: torch.Tensor) -> torch.Tensor:
-                return tensor.reshape(*tensor.shape[:-1], heads, -1).transpose(1, 2)
+            def split(tensor: Any) -> Any:
+                return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
 
             mixed = torch.nn.functional.scaled_dot_product_attention(
                 split(query), split(key), split(value), is_causal=causal

@@ -182,10 +182,10 @@ def test_the_list_shows_what_can_be_built_and_what_is_built(models: Path, capsys
     assert set(rows["tiny-text"]) == {"name", "version", "kind", "default", "pinned", "licence", "built", "description"}
     assert run(["list"]) == 0
     header, line, *lines = capsys.readouterr().out.splitlines()
-    assert header.split() == ["bundle", "version", "kind", "pinned", "built", "description"]
+    assert header.split() == ["bundle", "version", "kind", "default", "pinned", "built", "description"]
     assert set(line) == {"-", " "}
     assert [text.split()[0] for text in lines] == list(rows)
-    assert next(text.split()[4] for text in lines if text.startswith("minilm-l6-v2")) == "-"
+    assert next(text.split()[5] for text in lines if text.startswith("minilm-l6-v2")) == "-"
 
 
 def test_the_list_needs_no_models(tmp_path: Path, capsys: pytest.CaptureFixture[str], models: Path) -> None:

@@ -409,7 +409,7 @@ def test_a_locked_build_takes_what_lock_wrote_and_refuses_what_was_there_before(
     """Through the real client: the commit and the bytes are those of the lock even after the branch moved on."""
     reached: list[Bundle] = []
 
-    def export(self: pipeline.Pipeline, cache: object, bundle: Bundle, *rest: object) -> None:
+    def export(self: pipeline.Pipeline, bundle: Bundle, *rest: object) -> None:
         reached.append(bundle)
         raise IntegrityError("the export was reached")
 

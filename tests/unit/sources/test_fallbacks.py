@@ -107,11 +107,11 @@ def test_fallbacks_are_tried_in_their_order_and_it_says_so(
 
 def test_where_none_can_be_had_the_sample_is_the_first_one_s(hub: Hub, settings: Settings) -> None:
     bundle = make(hub)
-    drawn: list[Path] = []
+    drawn: list[int] = []
 
-    def note(folder: Path, seed: int) -> None:
-        drawn.append(folder)
-        draw(folder, seed)
+    def note(seed: int) -> Path:
+        drawn.append(seed)
+        return draw(settings.cache_dir / "drawn", seed)
 
     fetched = fetch(settings, bundle, note)
     assert (fetched.weights, fetched.passed_over, len(drawn)) == ("sample", (), 1)

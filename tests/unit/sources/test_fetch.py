@@ -15,7 +15,7 @@ from modelbake.manifest import FileRef, SourceRecord
 from modelbake.settings import Settings, WeightsPolicy
 from modelbake.sources import fetch as fetch_module
 from modelbake.sources.fetch import Fetcher
-from modelbake.sources.fetched import Fetched, read_fetched
+from modelbake.sources.fetched import RECORD_NAME, Fetched, read_fetched
 from modelbake.sources.transfer import BlobStore
 from modelbake.sources.wheel import Wheel
 from tests.hub import Hub, Repo
@@ -385,6 +385,6 @@ def test_unpinned_files_of_a_source_that_gives_no_digest_are_refused_before_they
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"bundle": 1}', b"\xff"])
 def test_a_folder_that_no_fetch_wrote_is_said(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
-        (tmp_path / fetch_module.RECORD_NAME).write_bytes(content)
+        (tmp_path / RECORD_NAME).write_bytes(content)
     with pytest.raises(IntegrityError, match="no folder that"):
         read_fetched(tmp_path)
