@@ -67,7 +67,7 @@ def load(path: Path) -> Any:
                 file.seek(info.offset or 0)
                 tensor.raw_data = file.read(info.length)
             del tensor.external_data[:]
-            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.ClearField("data_location")
     return model
 
 

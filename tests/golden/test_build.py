@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,30 @@ def test_the_artifacts_have_the_names_that_services_expect(built: Built) -> None
 def test_every_artifact_keeps_the_gate_of_1e_5(built: Built) -> None:
     artifacts = [a for entry in manifest.read(built.models).bundles for a in entry.artifacts if a.precision == "fp32"]
     assert len(artifacts) == 9
-    assert all(a.parity.max_abs_diff <= a.parity.gate == 1e-5 and a.parity.cases >= 2 for a in artifacts)
+    for artifact in artifacts:
+        assert artifact.parity is not None
+        assert artifact.parity.max_abs_diff <= artifact.parity.gate == 1e-5
+        assert artifact.parity.cases >= 2
+
+
+def test_every_variant_keeps_its_gates(built: Built) -> None:
+    artifacts = [a for entry in manifest.read(built.models).bundles for a in entry.artifacts if a.precision != "fp32"]
+    assert {(a.role, a.precision) for a in artifacts} == {
+        (role, precision) for role in ("text_encoder", "image_encoder") for precision in ("fp16", "int8")
+    }
+    for artifact in artifacts:
+        quality = artifact.quality
+        assert quality is not None
+        assert quality.mean_cosine >= quality.mean_cosine_gate == {"fp16": 0.99999, "int8": 0.995}[artifact.precision]
+        assert quality.top10_overlap >= quality.top10_overlap_gate == {"fp16": 0.99, "int8": 0.95}[artifact.precision]
+
+
+def test_docker_bake_has_a_layer_for_each_file_and_the_manifest(built: Built) -> None:
+    plan = (ROOT / "docker-bake.hcl").read_text(encoding="utf-8")
+    for entry in manifest.read(built.models).bundles:
+        layers = re.search(rf'name = "{entry.name}", layers = (\d+)', plan)
+        assert layers is not None
+        assert int(layers[1]) == len(entry.files) + 1
 
 
 @pytest.mark.parametrize("bundle", ["boundary-regressor", "minilm-l6-v2", "ms-marco-reranker"])

@@ -9,7 +9,7 @@ import pytest
 
 from modelbake import manifest
 from modelbake.runtime.encoder import TextEncoder
-from tests.golden.conftest import Built
+from tests.golden.conftest import ROOT, Built
 
 # sentence-transformers 6.2 on the published weights; the first numbers of the embedding of "hello world".
 HELLO_WORLD = [-0.03447727, 0.03102320, 0.00673496, 0.02610898, -0.03936206]
@@ -61,6 +61,38 @@ def test_a_text_embeds_the_same_alone_and_among_others(encoder: TextEncoder) -> 
     texts = sentences(9, seed=1)
     alone = np.concatenate([encoder.embed([text]) for text in texts])
     np.testing.assert_allclose(encoder.embed(texts), alone, atol=1e-6)
+
+
+def evaluation() -> list[str]:
+    return (ROOT / "bundles" / "minilm-l6-v2" / "evaluation.txt").read_text(encoding="utf-8").splitlines()
+
+
+def nearest_ten(vectors: Any) -> list[set[int]]:
+    similarity = vectors @ vectors.T - 2 * np.eye(len(vectors))
+    return [set(row) for row in np.argpartition(-similarity, 10, axis=1)[:, :10].tolist()]
+
+
+@pytest.mark.parametrize(("precision", "cosine", "overlap"), [("fp16", 0.99999, 0.99), ("int8", 0.995, 0.95)])
+def test_a_variant_answers_nearly_as_sentence_transformers_does_on_real_sentences(
+    built: Built, reference: Any, precision: str, cosine: float, overlap: float
+) -> None:
+    texts = evaluation()
+    found = TextEncoder(manifest.read(built.models).bundle("minilm-l6-v2"), built.models, precision=precision).embed(
+        texts
+    )
+    expected = reference.encode(texts)
+    assert (found * expected).sum(axis=1).mean() >= cosine
+    shared = [len(a & b) / 10 for a, b in zip(nearest_ten(found), nearest_ten(expected), strict=True)]
+    assert sum(shared) / len(shared) >= overlap
+
+
+def test_an_int8_embedding_does_not_depend_on_what_else_is_in_its_batch(built: Built) -> None:
+    encoder = TextEncoder(manifest.read(built.models).bundle("minilm-l6-v2"), built.models, precision="int8")
+    texts = evaluation()[::40]
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    # Where eight bits round the other way after the last bit of a float32 sum, a little moves; with one scale for all of a
+    # batch's activations it would be a hundred times as much.
+    assert (encoder.embed(texts) * alone).sum(axis=1).min() > 0.9999
 
 
 def test_embeddings_have_unit_length(encoder: TextEncoder) -> None:

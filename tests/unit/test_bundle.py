@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelbake.bundle import Bundle, Catalog, HubSource, parse_bundle, safe_relative_path
+from modelbake.bundle import (
+    Bundle,
+    Catalog,
+    Fp16Variant,
+    HubSource,
+    Int8Variant,
+    QualityGates,
+    parse_bundle,
+    safe_relative_path,
+)
 from modelbake.errors import IntegrityError, RefusedError, UnknownNameError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,9 +253,9 @@ def test_the_digest_depends_on_every_field() -> None:
         {"files": [{"path": "model.safetensors", "sha256": SHA[::-1], "size": 3}]},
         {"files": [{"path": "model.safetensors", "sha256": SHA, "size": 4}]},
         {"files": [{"path": "model.safetensors", "sha256": SHA}]},
-        {"variants": [{"precision": "fp16"}]},
-        {"variants": [{"precision": "int8"}]},
         {"evaluation": ["a text"]},
+        {"variants": [{"precision": "fp16"}]},
+        {"variants": [{"precision": "int8", "block": 64}]},
         {"fallbacks": [fallback()]},
         {"fallbacks": [fallback(licence="MIT")]},
     ]
@@ -356,3 +365,53 @@ def test_a_fallback_that_does_not_fit_is_refused(changes: dict[str, Any], messag
 def test_a_fallback_s_path_that_leaves_its_folder_is_refused(changes: dict[str, Any], place: str) -> None:
     with pytest.raises(RefusedError, match=place):
         parse(definition(fallbacks=[fallback(**changes)]))
+
+
+def test_variants_have_the_gates_of_their_precision_unless_they_say_others() -> None:
+    text = toml(definition()) + (
+        '[[variants]]\nprecision = "fp16"\n[[variants]]\nprecision = "int8"\nmethod = "dynamic"\n'
+        "gates = { mean_cosine = 0.9, top10_overlap = 0.8 }\n"
+    )
+    assert parse_bundle(text, "x").variants == (
+        Fp16Variant((), QualityGates(0.99999, 0.99)),
+        Int8Variant((), "dynamic", 128, True, (), QualityGates(0.9, 0.8)),
+    )
+    assert Int8Variant().gates == QualityGates(0.995, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ('precision = "int4"', "int4"),
+        ('precision = "fp16"\nblock = 32', "block"),
+        ('precision = "int8"\nblock = 100', "100"),
+        ('precision = "int8"\nkeep_fp32 = ["["]', "keep_fp32 holds '\\['"),
+        ('precision = "int8"\n[[variants]]\nprecision = "int8"\nroles = ["text_encoder"]', "two variants of int8"),
+        ('precision = "fp16"\ngates = { mean_cosine = 1.1, top10_overlap = 1 }', "mean_cosine"),
+    ],
+)
+def test_variants_that_cannot_be_are_refused_and_named(variants: str, said: str) -> None:
+    with pytest.raises(IntegrityError, match=said):
+        parse_bundle(toml(definition()) + f"[[variants]]\n{variants}\n", "x")
+
+
+def test_the_evaluation_set_beside_a_definition_is_part_of_it(tmp_path: Path) -> None:
+    write(tmp_path, "one", toml(definition(name="one")).encode())
+    without = Catalog(tmp_path).get("one")
+    (tmp_path / "one" / "evaluation.txt").write_text("first\nnaïve, second\n", encoding="utf-8")
+    bundle = Catalog(tmp_path).get("one")
+    assert (without.evaluation, bundle.evaluation) == ((), ("first", "naïve, second"))
+    assert bundle.digest != without.digest
+    (tmp_path / "one" / "evaluation.txt").write_bytes(b"\xff")
+    with pytest.raises(IntegrityError, match=r"evaluation\.txt is no UTF-8"):
+        Catalog(tmp_path).get("one")
+
+
+def test_the_repository_s_evaluation_sets_are_many_different_texts_and_small() -> None:
+    sets = list(CATALOG.folder.glob("*/evaluation.txt"))
+    assert sets
+    for path in sets:
+        texts = path.read_text(encoding="utf-8").splitlines()
+        assert len(set(texts)) == len(texts) >= 300
+        assert path.stat().st_size < 100_000
+        assert path.with_name("README.md").is_file()

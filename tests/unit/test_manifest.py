@@ -25,6 +25,7 @@ from modelbake.manifest import (
     ImagePreprocessing,
     Manifest,
     Parity,
+    Quality,
     SourceRecord,
     Tensor,
     Tokenizer,
@@ -286,9 +287,14 @@ def unlisted(entry: BundleEntry, path: str) -> BundleEntry:
             "uses w",
         ),
         (lambda e: replace(e, files=e.files * 2), "lists a file twice"),
+        (lambda e: replace(e, artifacts=(replace(e.artifacts[0], parity=None),)), "has none of parity and quality"),
+        (
+            lambda e: replace(e, artifacts=(replace(e.artifacts[0], quality=Quality(1, 1, 1, 1, 20)),)),
+            "has both of parity and quality",
+        ),
     ],
 )
-def test_files_that_the_list_of_files_does_not_cover_are_refused(
+def test_what_contradicts_itself_is_refused(
     real: Manifest, change: Callable[[BundleEntry], BundleEntry], words: str
 ) -> None:
     changed = Manifest(1, (change(real.bundle("tiny-text")),))

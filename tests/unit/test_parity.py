@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from modelbake import goldens, parity
+from modelbake.bundle import QualityGates
 from modelbake.errors import IntegrityError, MachineError, ParityError
 from modelbake.goldens import Case
-from modelbake.manifest import Artifact, Parity
+from modelbake.manifest import Artifact, Parity, Quality
 from tests.unit import tiny
 
 GATE = 1e-5
@@ -262,3 +264,130 @@ def test_images_are_taken_by_number_and_not_by_the_order_of_their_names(tmp_path
     )
     goldens.write(tmp_path / "i.npz", [golden])
     assert parity.replay(tmp_path, artifact, tmp_path / "i.npz", GATE).cases == 1
+
+
+GATES = QualityGates(0.995, 0.95)
+
+
+def embeddings(count: int = 40, seed: int = 3) -> Any:
+    return np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
+
+
+def naive_quality(found: Any, expected: Any) -> tuple[float, float]:
+    """Mean cosine and top-10 overlap by plain loops."""
+
+    def cosine(a: Any, b: Any) -> float:
+        return float(np.dot(a, b) / math.sqrt(np.dot(a, a) * np.dot(b, b)))
+
+    def nearest(vectors: Any, index: int) -> set[int]:
+        others = [other for other in range(len(vectors)) if other != index]
+        others.sort(key=lambda other: cosine(vectors[index], vectors[other]), reverse=True)
+        return set(others[:10])
+
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    count = len(found)
+    cosines = [cosine(found[i], expected[i]) for i in range(count)]
+    shared = [len(nearest(found, i) & nearest(expected, i)) for i in range(count)]
+    return sum(cosines) / count, sum(shared) / (10 * count)
+
+
+@given(st.integers(0, 1000), st.floats(0, 2))
+def test_mean_cosine_and_overlap_are_those_of_plain_loops(seed: int, noise: float) -> None:
+    expected = embeddings(25, seed)
+    found = expected + noise * embeddings(25, seed + 1)
+    cosine, overlap = naive_quality(found, expected)
+    assert parity.mean_cosine(found, expected) == pytest.approx(cosine, abs=1e-9)
+    assert parity.top_overlap(found, expected) == pytest.approx(overlap, abs=1e-9)
+
+
+def appraised(folder: Path, texts: list[str], reference: Any, gates: QualityGates = GATES) -> Quality:
+    """The tiny text encoder, measured against `reference` on the texts."""
+    artifact = tiny.text_bundle(folder).artifacts[0]
+    case = goldens.evaluation_of_texts("text_encoder", texts, {"sentence_embedding": reference})
+    goldens.write(folder / "e.npz", [text_case(), case])
+    return parity.appraise(folder, artifact, folder / "e.npz", gates)
+
+
+def test_a_variant_as_good_as_the_reference_has_the_best_figures_that_are_told(tmp_path: Path) -> None:
+    texts = tiny.distinct_texts(50)
+    quality = appraised(tmp_path, texts, tiny.embedding(texts, tiny.table()))
+    assert quality == Quality(0.999999, 0.995, 1.0, 0.95, 50)
+
+
+def test_figures_are_rounded_down_but_not_below_their_gates(tmp_path: Path) -> None:
+    texts = tiny.distinct_texts(50)
+    reference = tiny.embedding(texts, tiny.table()) + 0.02 * embeddings(50)
+    cosine, overlap = naive_quality(tiny.embedding(texts, tiny.table()), reference)
+    gates = QualityGates(cosine - 1e-7, overlap)
+    assert appraised(tmp_path, texts, reference, gates) == Quality(cosine - 1e-7, cosine - 1e-7, overlap, overlap, 50)
+    low = appraised(tmp_path, texts, reference, QualityGates(0, 0))
+    assert cosine > low.mean_cosine >= 1 - 2.5 * (1 - cosine)
+    assert overlap - 0.01 < low.top10_overlap <= overlap + 1e-12
+    assert low.top10_overlap == round(low.top10_overlap, 2)
+
+
+@pytest.mark.parametrize("gates", [QualityGates(0.9999, 0), QualityGates(0, 0.999)], ids=["cosine", "overlap"])
+def test_either_gate_that_is_missed_fails_the_variant(tmp_path: Path, gates: QualityGates) -> None:
+    texts = tiny.distinct_texts(50)
+    reference = tiny.embedding(texts, tiny.table()) + 0.05 * embeddings(50)
+    with pytest.raises(ParityError, match=r"onnx/tiny-text\.onnx: on 50 items its mean cosine is 0\.9") as caught:
+        appraised(tmp_path, texts, reference, gates)
+    assert caught.value.exit_code == 6
+
+
+def test_embeddings_that_are_not_finite_pass_no_gate(tmp_path: Path) -> None:
+    texts = tiny.distinct_texts(50)
+    reference = tiny.embedding(texts, tiny.table())
+    reference[7, 0] = np.nan
+    with pytest.raises(ParityError, match="not finite"):
+        appraised(tmp_path, texts, reference, QualityGates(-1, 0))
+
+
+def test_without_an_evaluation_case_or_with_too_few_items_nothing_is_measured(tmp_path: Path) -> None:
+    artifact = tiny.text_bundle(tmp_path).artifacts[0]
+    with pytest.raises(IntegrityError, match=r"no evaluation case for text_encoder.*evaluation\.txt"):
+        parity.appraise(tmp_path, artifact, tmp_path / "goldens" / "tiny-text.npz", GATES)
+    few = tiny.distinct_texts(19)
+    with pytest.raises(IntegrityError, match="at least 20 embeddings"):
+        appraised(tmp_path, few, tiny.embedding(few, tiny.table()))
+
+
+def test_an_evaluation_case_is_part_of_parity_too(tmp_path: Path) -> None:
+    artifact = tiny.text_bundle(tmp_path).artifacts[0]
+    texts = tiny.distinct_texts(50)
+    for shift, passes in ((0, True), (1e-3, False)):
+        reference = tiny.embedding(texts, tiny.table()) + np.float32(shift)
+        goldens.write(
+            tmp_path / "e.npz", [goldens.evaluation_of_texts("text_encoder", texts, {"sentence_embedding": reference})]
+        )
+        if passes:
+            assert parity.replay(tmp_path, artifact, tmp_path / "e.npz", GATE).cases == 1
+        else:
+            with pytest.raises(ParityError, match="'evaluation' differs"):
+                parity.replay(tmp_path, artifact, tmp_path / "e.npz", GATE)
+
+
+def test_images_of_an_evaluation_case_are_preprocessed_by_the_runtime(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from modelbake.runtime.image_preprocess import preprocess
+
+    artifact = tiny.image_bundle(tmp_path).artifacts[0]
+    raw = np.random.default_rng(2).integers(0, 256, (40, 9, 12, 3), dtype=np.uint8)
+    reference = np.stack([preprocess(Image.fromarray(image), tiny.PREPROCESSING).mean(axis=(1, 2)) for image in raw])
+    case = Case(
+        "image_encoder",
+        goldens.EVALUATION,
+        {},
+        {"image_embedding": reference},
+        {f"image.{i}": image for i, image in enumerate(raw)},
+    )
+    goldens.write(tmp_path / "e.npz", [case])
+    assert parity.appraise(tmp_path, artifact, tmp_path / "e.npz", GATES).items == 40
+
+
+def test_an_evaluation_case_without_anything_to_make_inputs_from_is_an_integrity_error(tmp_path: Path) -> None:
+    artifact = tiny.text_bundle(tmp_path).artifacts[0]
+    goldens.write(tmp_path / "e.npz", [Case("text_encoder", "evaluation", {}, {"sentence_embedding": embeddings()})])
+    with pytest.raises(IntegrityError, match="nothing to make its inputs from"):
+        parity.appraise(tmp_path, artifact, tmp_path / "e.npz", GATES)

@@ -96,6 +96,93 @@ def define(settings: Settings, name: str = "tiny", weights: str = "1", pinned: b
     return Catalog(settings.bundles_dir).get(name)
 
 
+VARIED = """
+from pathlib import Path
+import numpy as np
+from modelbake import goldens
+from modelbake.export.artifact import Draft, Export, write_onnx
+from modelbake.manifest import Tokenizer
+from tests.unit import tiny
+
+CALLS = []
+
+def export(bundle, sources, out):
+    CALLS.append(bundle.name)
+    vectors = np.random.default_rng(0).normal(size=(len(tiny.WORDS), 1024)).astype(np.float32)
+    path, golden, tokenizer = f"onnx/{bundle.name}.onnx", f"goldens/{bundle.name}.npz", "tokenizers/t/tokenizer.json"
+    tiny.text_graph(out / path, vectors)
+    tiny.tokenizer_file(out / tokenizer)
+    reference = {"sentence_embedding": tiny.embedding(bundle.evaluation, vectors)}
+    goldens.write(out / golden, [goldens.evaluation_of_texts("text_encoder", bundle.evaluation, reference)])
+    spec = Tokenizer("tokenizer.json", tokenizer, tiny.MAX_TOKENS)
+    return Export((Draft(path, "text_encoder", (), (), {"tool": "1"}, tokenizer=spec),), golden, (tokenizer,))
+"""
+
+
+def define_varied(
+    settings: Settings, exporter: Path, cosine: float = 0.9, precisions: tuple[str, ...] = ("fp16", "int8")
+) -> Bundle:
+    """A bundle of a text encoder with a large table, and variants whose mean cosine must be at least so."""
+    exporter.write_text(textwrap.dedent(VARIED))
+    define(settings)
+    path = settings.bundles_dir / "tiny" / "bundle.toml"
+    path.with_name("evaluation.txt").write_text("\n".join(tiny.distinct_texts(60)) + "\n")
+    gates = f"gates = {{ mean_cosine = {cosine}, top10_overlap = 0.9 }}"
+    path.write_text(path.read_text() + "".join(f'[[variants]]\nprecision = "{p}"\n{gates}\n' for p in precisions))
+    return Catalog(settings.bundles_dir).get("tiny")
+
+
+def test_variants_are_made_measured_and_listed_beside_the_fp32_artifact(settings: Settings, exporter: Path) -> None:
+    entry = Pipeline(settings).build(define_varied(settings, exporter))
+    assert [(a.path, a.precision) for a in entry.artifacts] == [
+        ("onnx/tiny.onnx", "fp32"),
+        ("onnx/tiny_fp16.onnx", "fp16"),
+        ("onnx/tiny_int8.onnx", "int8"),
+    ]
+    fp32, *variants = entry.artifacts
+    assert fp32.parity is not None
+    assert fp32.quality is None
+    for artifact in variants:
+        assert artifact.parity is None
+        assert artifact.quality is not None
+        assert artifact.quality.items == 60
+        assert artifact.quality.mean_cosine >= artifact.quality.mean_cosine_gate == 0.9
+    assert fp32.size > 1.5 * variants[0].size > 2 * variants[1].size
+    assert list(verify(settings.models_dir)["tiny"]) == [a.path for a in entry.artifacts]
+
+
+def test_a_variant_that_misses_its_gate_leaves_the_models_folder_alone(settings: Settings, exporter: Path) -> None:
+    Pipeline(settings).build(define_varied(settings, exporter, precisions=("fp16",)))
+    before = tiny.contents(settings.models_dir)
+    with pytest.raises(ParityError, match=r"onnx/tiny_int8\.onnx: on 60 items") as caught:
+        Pipeline(settings).build(define_varied(settings, exporter, cosine=1.0, precisions=("int8",)))
+    assert caught.value.exit_code == 6
+    assert tiny.contents(settings.models_dir) == before
+
+
+def test_another_gate_or_variant_exports_nothing_anew_and_another_evaluation_set_does(
+    settings: Settings, exporter: Path
+) -> None:
+    Pipeline(settings).build(define_varied(settings, exporter))
+    Pipeline(settings).build(define_varied(settings, exporter, cosine=0.8))
+    Pipeline(settings).build(define_varied(settings, exporter, precisions=("int8",)))
+    assert calls() == ["tiny"]
+    quantized = list((settings.cache_dir / "steps" / "quantize").glob("*/"))
+    assert len(quantized) == 2
+    path = settings.bundles_dir / "tiny" / "evaluation.txt"
+    path.write_text("red\n" + path.read_text())
+    Pipeline(settings).build(Catalog(settings.bundles_dir).get("tiny"))
+    assert calls() == ["tiny", "tiny"]
+
+
+def test_the_same_inputs_give_the_same_variants(settings: Settings, exporter: Path, tmp_path: Path) -> None:
+    bundle = define_varied(settings, exporter)
+    Pipeline(settings).build(bundle)
+    elsewhere = replace(settings, models_dir=tmp_path / "other", cache_dir=tmp_path / "other-cache")
+    Pipeline(elsewhere).build(bundle)
+    assert tiny.contents(elsewhere.models_dir) == tiny.contents(settings.models_dir)
+
+
 def calls() -> list[str]:
     found: Any = sys.modules["tiny_exporter"]
     return list(found.CALLS)

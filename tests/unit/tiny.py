@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -96,6 +97,11 @@ def tokens(texts: Iterable[str]) -> dict[str, NDArray[np.int64]]:
     ids = np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)
     mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], dtype=np.int64)
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def distinct_texts(count: int) -> list[str]:
+    """Up to 126 texts of five words that no two vectors of the text graph agree on, in whatever order words are added."""
+    return [" ".join(words) for words in itertools.combinations_with_replacement(WORDS[2:], MAX_TOKENS)][:count]
 
 
 def embedding(texts: Iterable[str], vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -160,16 +160,13 @@ def _evaluation_case(texts: tuple[str, ...], reference: Any, double: Any) -> gol
     import numpy as np
     import torch
 
-    # Alike lengths together, so that little is spent on padding.
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     parts = []
-    for start in range(0, len(order), EVALUATION_BATCH):
-        features = _tokenize(reference, [texts[index] for index in order[start : start + EVALUATION_BATCH]])
+    for start in range(0, len(texts), EVALUATION_BATCH):
+        features = _tokenize(reference, list(texts[start : start + EVALUATION_BATCH]))
         with torch.inference_mode():
             parts.append(double(**features).numpy())
-    embeddings = np.empty((len(texts), parts[0].shape[1]))
-    embeddings[order] = np.concatenate(parts)
-    return goldens.evaluation_of_texts(ROLE, texts, goldens.as_float32({"sentence_embedding": embeddings}))
+    embeddings = goldens.as_float32({"sentence_embedding": np.concatenate(parts)})
+    return goldens.evaluation_of_texts(ROLE, texts, embeddings)
 
 
 def _write_tokenizer(reference: Any, max_tokens: int, path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from PIL import Image
 
-from modelbake.errors import IntegrityError, MachineError, UsageError
+from modelbake.errors import IntegrityError, MachineError, UnknownNameError, UsageError
 from modelbake.manifest import BundleEntry
 from modelbake.runtime.encoder import BATCH, ImageEncoder, TextEncoder
 from modelbake.runtime.image_preprocess import preprocess
@@ -195,6 +195,23 @@ def test_a_bundle_that_does_not_embed_that_is_wrong_usage(text: BundleEntry, ima
     assert caught.value.exit_code == 2
     with pytest.raises(UsageError, match="'tiny-image' does not embed texts; it has: image_encoder"):
         TextEncoder(image, models)
+
+
+def test_a_precision_is_taken_by_name_and_by_default_fp32_or_the_only_one(text: BundleEntry, models: Path) -> None:
+    def entry(*precisions: str) -> BundleEntry:
+        return replace(text, artifacts=tuple(replace(text.artifacts[0], precision=p, path=p) for p in precisions))
+
+    all_three = entry("int8", "fp32", "fp16")
+    assert all_three.artifact("text_encoder").precision == "fp32"
+    assert all_three.artifact("text_encoder", "int8").precision == "int8"
+    assert entry("int8").artifact("text_encoder").precision == "int8"
+    with pytest.raises(UnknownNameError, match="has no text_encoder of fp16; it has: int8, fp32") as caught:
+        TextEncoder(entry("int8", "fp32"), models, precision="fp16")
+    assert caught.value.exit_code == 3
+    with pytest.raises(UnknownNameError, match="has no text_encoder of fp32; it has: int8, fp16"):
+        TextEncoder(entry("int8", "fp16"), models)
+    with pytest.raises(MachineError, match="int8 does not exist"):
+        TextEncoder(entry("int8"), models)
 
 
 @pytest.mark.parametrize("field", ["tokenizer", "embedding_dimension"])

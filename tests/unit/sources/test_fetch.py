@@ -13,7 +13,6 @@ from modelbake.bundle import Bundle, FilePin, HubSource, LocalSource, SourceSpec
 from modelbake.errors import IntegrityError, MachineError, RefusedError, SourceUnreachableError
 from modelbake.manifest import FileRef, SourceRecord
 from modelbake.settings import Settings, WeightsPolicy
-from modelbake.sources import fetch as fetch_module
 from modelbake.sources.fetch import Fetcher
 from modelbake.sources.fetched import RECORD_NAME, Fetched, read_fetched
 from modelbake.sources.transfer import BlobStore
