@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 from modelbake import manifest
-from modelbake.bundle import Catalog
+from modelbake.bundle import Catalog, HubSource
 from modelbake.export.clip import golden_image
 from modelbake.runtime.encoder import ImageEncoder, TextEncoder
 from tests.golden.conftest import ROOT, Built, environment
 from tests.hub import Hub
 
 ARCHITECTURE = "ViT-B-32-quickgelu"
+CLIPS = ("clip-rn50", "clip-vit-b-16", "clip-vit-b-32")
 TEXTS = ["a photo of a cat", "", "two dogs &amp; a 🐈 on naïve sofas", "caption " * 100, "x"]
 
 
@@ -59,9 +60,14 @@ def test_image_embeddings_are_those_of_open_clip(built: Built, reference: Any, m
 
 
 def test_download_models_takes_the_weights_that_a_hub_has(built: Built, hub: Hub, tmp_path: Path) -> None:
-    spec = Catalog(ROOT / "bundles").get("clip-vit-b-32").sources[0]
-    weights = built.sources("clip-vit-b-32") / "open_clip_model.safetensors"
-    repo = hub.add_repo(spec.repository, {"open_clip_model.safetensors": weights, "open_clip_config.json": b"{}"})
+    repos, sizes = {}, 0
+    for name in CLIPS:
+        spec = Catalog(ROOT / "bundles").get(name).sources[0]
+        assert isinstance(spec, HubSource)
+        weights = built.sources(name) / "open_clip_model.safetensors"
+        sizes += weights.stat().st_size
+        files = {"open_clip_model.safetensors": weights, "open_clip_config.json": b"{}"}
+        repos[name] = hub.add_repo(spec.repository, files)
     hub.faults.add("*.safetensors", kind="cut", after=200_000_000, endpoint="cdn")
     environ = environment(tmp_path, HF_ENDPOINT=hub.endpoint, WEIGHTS="pretrained")
     done = subprocess.run(
@@ -73,8 +79,9 @@ def test_download_models_takes_the_weights_that_a_hub_has(built: Built, hub: Hub
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    entry = manifest.read(tmp_path / "models").bundle("clip-vit-b-32")
-    assert (entry.weights, entry.source.commit) == ("pretrained", repo.branches["main"])
-    # Cut once and resumed: no byte twice, but for what was on the wire when the connection broke.
-    assert weights.stat().st_size <= hub.log.sent("*.safetensors") < weights.stat().st_size + 20_000_000
-    assert entry.digest == manifest.read(built.models).bundle("clip-vit-b-32").digest
+    # Cut and resumed: no byte twice, but for what was on the wire when the connection broke.
+    assert sizes <= hub.log.sent("*.safetensors") < sizes + 20_000_000 * len(CLIPS)
+    for name in CLIPS:
+        entry = manifest.read(tmp_path / "models").bundle(name)
+        assert (entry.weights, entry.source.commit) == ("pretrained", repos[name].branches["main"])
+        assert entry.digest == manifest.read(built.models).bundle(name).digest
