@@ -24,12 +24,17 @@ def main() -> int:
         "--reranker-only", dest="kind", action="store_const", const="cross_encoder", help="only the rerankers"
     )
     parser.add_argument("--models-dir", type=Path, help="where to put them (default: models/)")
+    parser.add_argument(
+        "--offline", action="store_true", help="use no network: what was fetched before, or sample weights"
+    )
+    parser.add_argument("--locked", action="store_true", help="refuse models whose bytes are not all pinned (exit 8)")
+    parser.add_argument("--json", action="store_true", help="give the result as JSON on standard output")
     parser.add_argument("--verbose", action="store_true", help="say more on what happens")
     arguments = parser.parse_args()
 
     # The project is the one that this script stands in, wherever it is called from.
     os.environ.setdefault("MODELBAKE_ROOT", str(Path(__file__).resolve().parents[1]))
-    options = ["--verbose"] if arguments.verbose else []
+    options = [f"--{name}" for name in ("offline", "locked", "json", "verbose") if getattr(arguments, name)]
     options += ["--kind", arguments.kind] if arguments.kind else []
     options += ["--models-dir", str(arguments.models_dir)] if arguments.models_dir else []
     return run(["build", *options])

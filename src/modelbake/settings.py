@@ -30,6 +30,8 @@ class Settings:
     hub_offline: bool
     ca_bundle: Path | None
     threads: int | None
+    # Set by --offline alone: no source that needs a network is asked.
+    offline: bool = False
 
     @property
     def bundles_dir(self) -> Path:

@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from modelbake.bundle import Catalog
-from modelbake.cli.options import load_settings, locked_option, models_dir_option, speaking, weights_option
+from modelbake.cli.options import (
+    load_settings,
+    locked_option,
+    models_dir_option,
+    offline_option,
+    speaking,
+    weights_option,
+)
 from modelbake.errors import UnknownNameError
 from modelbake.output import out, table
 
@@ -23,6 +30,7 @@ from modelbake.output import out, table
 @models_dir_option
 @weights_option
 @locked_option
+@offline_option
 @speaking
 def command(
     bundles: tuple[str, ...],
@@ -31,11 +39,12 @@ def command(
     models_dir: Path | None,
     weights: str | None,
     locked: bool,
+    offline: bool,
 ) -> None:
     """Fetch, export and verify BUNDLES (default: all) and put them into the models folder."""
     from modelbake.pipeline import Pipeline
 
-    settings = load_settings(models_dir, weights)
+    settings = load_settings(models_dir, weights, offline)
     pipeline = Pipeline(settings, locked)
     chosen = [bundle for bundle in Catalog(settings.bundles_dir).select(bundles) if kind in (None, bundle.kind)]
     if not chosen:

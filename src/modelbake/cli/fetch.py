@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modelbake.bundle import Catalog
-from modelbake.cli.options import load_settings, locked_option, speaking, weights_option
+from modelbake.cli.options import load_settings, locked_option, offline_option, speaking, weights_option
 from modelbake.output import out
 
 
@@ -18,12 +18,13 @@ from modelbake.output import out
 )
 @weights_option
 @locked_option
+@offline_option
 @speaking
-def command(bundles: tuple[str, ...], to: Path | None, weights: str | None, locked: bool) -> None:
+def command(bundles: tuple[str, ...], to: Path | None, weights: str | None, locked: bool, offline: bool) -> None:
     """Bring the source files of BUNDLES (default: all) here, checked against their digests."""
     from modelbake.pipeline import Pipeline
 
-    settings = load_settings(weights=weights)
+    settings = load_settings(weights=weights, offline=offline)
     pipeline = Pipeline(settings, locked)
     results, lines = [], []
     for bundle in Catalog(settings.bundles_dir).select(bundles):

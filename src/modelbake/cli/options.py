@@ -41,15 +41,25 @@ def models_dir_option(function: Command) -> Command:
     )(function)
 
 
-def load_settings(models_dir: Path | None = None, weights: str | None = None) -> settings.Settings:
+def load_settings(
+    models_dir: Path | None = None, weights: str | None = None, offline: bool = False
+) -> settings.Settings:
     """The environment's settings, with what the command line says over them."""
     found = settings.from_environment()
     if models_dir is not None:
         found = replace(found, models_dir=models_dir)
     if weights is not None:
         found = replace(found, weights=settings.weights_policy(weights))
+    if offline:
+        found = replace(found, offline=True, hub_offline=True)
     return found
 
+
+offline_option = click.option(
+    "--offline",
+    is_flag=True,
+    help="Use no network: what was fetched before, the project's own files, or sample weights.",
+)
 
 weights_option = click.option(
     "--weights",

