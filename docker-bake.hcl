@@ -5,6 +5,8 @@ variable "TAG" { default = "dev" }
 # pretrained: the real weights or an error; sample: random ones from a fixed seed. `make bake` chooses for each bundle.
 variable "WEIGHTS" { default = "pretrained" }
 variable "BASE_IMAGE" { default = "python:3.11-slim" }
+# 1: a bundle whose bytes are not all pinned is refused (exit 8).
+variable "LOCKED" { default = "" }
 variable "HF_ENDPOINT" { default = "" }
 variable "HF_HUB_OFFLINE" { default = "" }
 # Another index of CPU builds of torch than PyTorch's own; scripts/install_torch.sh tells what happens where it does not answer.
@@ -95,6 +97,7 @@ target "trees" {
     BUNDLE         = bundle.name
     LAYERS         = bundle.layers
     WEIGHTS        = WEIGHTS
+    LOCKED         = LOCKED
     HF_ENDPOINT    = HF_ENDPOINT
     HF_HUB_OFFLINE = HF_HUB_OFFLINE
     DATA           = bundle.data == "" ? "data" : bundle.data

@@ -43,10 +43,9 @@ class Figures(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The steps for one project and its settings; `locked` refuses bundles whose bytes are not pinned."""
+    """The steps for one project and its settings."""
 
     settings: Settings
-    locked: bool = False
 
     @property
     def _digests(self) -> Digests:
@@ -61,20 +60,20 @@ class Pipeline:
         self._refuse_unpinned(bundle)
         with disk_errors(to), closing(out.progress(None, f"{bundle.name}: fetch")) as progress:
             fetched = Fetcher(self.settings, progress).fetch(
-                bundle, self.settings.weights, lambda seed: self._sample(bundle, seed), to, self.locked
+                bundle, self.settings.weights, lambda seed: self._sample(bundle, seed), to
             )
         self._refuse_deployed(bundle, fetched)
         return fetched
 
     def _refuse_deployed(self, bundle: Bundle, fetched: Fetched) -> None:
-        if self.locked and fetched.source.type == DEPLOYED:
+        if self.settings.locked and fetched.source.type == DEPLOYED:
             raise RefusedError(
                 f"{bundle.name}: {fetched.source.files[0].path} in the models folder is weights of your own, and --locked takes "
                 "pinned bytes alone. Take the file away, or build without --locked."
             )
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
-        if self.locked and not bundle.pinned:
+        if self.settings.locked and not bundle.pinned:
             raise RefusedError(
                 f"{bundle.name}: its bundle.toml says pinned = false, and --locked takes pinned bytes alone. "
                 f"Where its hub can be reached, `modelbake lock {bundle.name}` looks them up and writes them there."

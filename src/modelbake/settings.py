@@ -30,6 +30,8 @@ class Settings:
     hub_offline: bool
     ca_bundle: Path | None
     threads: int | None
+    # No source is taken whose bytes are not pinned.
+    locked: bool = False
     # Set by --offline alone: no source that needs a network is asked.
     offline: bool = False
 
@@ -40,7 +42,7 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, MODELBAKE_THREADS, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
@@ -54,9 +56,10 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         weights=weights_policy(environ.get("WEIGHTS") or "auto"),
         hub_endpoint=_hub_endpoint(environ.get("HF_ENDPOINT") or PUBLIC_HUB),
         hub_token=environ.get("HF_TOKEN", "").strip() or _read_token(environ.get("HF_TOKEN_PATH")),
-        hub_offline=environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
+        hub_offline=_switch(environ.get("HF_HUB_OFFLINE", "")),
         ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
         threads=_threads(environ.get("MODELBAKE_THREADS")),
+        locked=_switch(environ.get("MODELBAKE_LOCKED", "")),
     )
 
 
@@ -86,6 +89,10 @@ def _hub_endpoint(text: str) -> str:
         # It would be seen in messages, build arguments and provenance.
         raise RefusedError("HF_ENDPOINT holds a user name or password; take them out, and give a token in HF_TOKEN.")
     return text.rstrip("/")
+
+
+def _switch(text: str) -> bool:
+    return text.lower() in ("1", "true", "yes", "on")
 
 
 def _first_file(environ: Mapping[str, str], *names: str) -> Path | None:

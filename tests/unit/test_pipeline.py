@@ -274,10 +274,10 @@ def test_a_bundle_does_not_overwrite_another_s_file(settings: Settings, exporter
 def test_locked_refuses_what_is_not_pinned_before_anything_is_fetched(settings: Settings) -> None:
     bundle = define(settings, pinned=False)
     with pytest.raises(RefusedError, match="pinned = false") as caught:
-        Pipeline(settings, locked=True).build(bundle)
+        Pipeline(replace(settings, locked=True)).build(bundle)
     assert caught.value.exit_code == 8
     assert not settings.cache_dir.exists()
-    assert Pipeline(settings, locked=True).build(define(settings)).pinned
+    assert Pipeline(replace(settings, locked=True)).build(define(settings)).pinned
 
 
 def test_sources_that_were_fetched_earlier_will_do_without_the_source(settings: Settings, tmp_path: Path) -> None:

@@ -80,9 +80,9 @@ def test_when_its_own_model_can_be_had_again_a_build_takes_it(settings: Settings
 def test_a_locked_build_takes_no_fallback_that_is_not_pinned(settings: Settings) -> None:
     made = bundle(settings, "second", pinned=False)
     with pytest.raises(SourceUnreachableError, match="second is not pinned, and --locked takes pinned bytes alone"):
-        Pipeline(settings, locked=True).build(made)
+        Pipeline(replace(settings, locked=True)).build(made)
     sources = settings.cache_dir / "fetched"
     Pipeline(settings).fetch(made, sources)
     with pytest.raises(RefusedError, match="pinned = false"):
-        Pipeline(settings, locked=True).build(made, sources)
+        Pipeline(replace(settings, locked=True)).build(made, sources)
     assert Pipeline(settings).build(made, sources).fallback is not None

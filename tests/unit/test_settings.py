@@ -38,6 +38,8 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path) -> None:
         ("HF_HUB_OFFLINE", "1", "hub_offline", True),
         ("HF_HUB_OFFLINE", "TRUE", "hub_offline", True),
         ("HF_HUB_OFFLINE", "0", "hub_offline", False),
+        ("MODELBAKE_LOCKED", "1", "locked", True),
+        ("MODELBAKE_LOCKED", "", "locked", False),
         ("MODELBAKE_THREADS", "3", "threads", 3),
         ("MODELBAKE_THREADS", "", "threads", None),
         ("HF_ENDPOINT", "http://hub:1/a@b", "hub_endpoint", "http://hub:1/a@b"),

@@ -14,7 +14,7 @@ from modelbake.bake import buildx, proof
 from modelbake.bake.docker import inspect_image, read_file
 from modelbake.bake.host import host_inputs
 from modelbake.bundle import Bundle, Catalog, HubSource, SourceSpec
-from modelbake.errors import IntegrityError, SourceUnreachableError
+from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError
 from modelbake.manifest import BundleEntry, Weights
 from modelbake.output import out
 from modelbake.settings import Settings
@@ -54,8 +54,12 @@ def run_bake(settings: Settings, catalog: Catalog, names: tuple[str, ...], no_ca
     if any(target.startswith("bundle-") for target in plan.wanted) and "runtime" not in plan.wanted:
         plan = buildx.plan_bake(settings.root, (*plan.wanted, "runtime"))
     bundles = [catalog.get(name) for name in catalog.names() if f"trees-{name}" in plan.targets]
+    if settings.locked:
+        refuse_unpinned(bundles)
     weights = {bundle.name: choose_weights(settings, bundle) for bundle in bundles}
     overrides = weight_overrides(weights, set(plan.targets), {bundle.name for bundle in bundles if bundle.default})
+    if settings.locked:
+        overrides += [f"trees-{bundle.name}.args.LOCKED=1" for bundle in bundles]
     if no_cache:
         # BuildKit keeps its cache mounts all the same, and with them the results of the steps.
         overrides += [f"trees-{bundle.name}.args.STEPS=/tmp/steps" for bundle in bundles]
@@ -63,6 +67,16 @@ def run_bake(settings: Settings, catalog: Catalog, names: tuple[str, ...], no_ca
     times = events.seconds_by_target()
     images = {target: plan.targets[target]["tags"][0] for target in plan.wanted if plan.targets[target].get("tags")}
     return [_baked(settings, target, images, times) for target in images]
+
+
+def refuse_unpinned(bundles: list[Bundle]) -> None:
+    """RefusedError where a bundle is not pinned; the build would refuse it too, but only when it comes to it."""
+    names = [bundle.name for bundle in bundles if not bundle.pinned]
+    if names:
+        raise RefusedError(
+            f"{', '.join(names)}: pinned = false, and --locked takes pinned bytes alone. `modelbake lock {' '.join(names)}` pins them, "
+            "or name targets that do without them."
+        )
 
 
 def choose_weights(settings: Settings, bundle: Bundle) -> Weights:

@@ -7,22 +7,23 @@ import time
 import click
 
 from modelbake.bundle import Catalog
-from modelbake.cli.options import load_settings, speaking, weights_option
+from modelbake.cli.options import load_settings, locked_option, speaking, weights_option
 from modelbake.output import out, table
 
 
 @click.command("bake")
 @click.argument("targets", nargs=-1)
 @weights_option
+@locked_option
 @click.option("--no-cache", is_flag=True, help="Run every build step anew.")
 @speaking
-def command(targets: tuple[str, ...], weights: str | None, no_cache: bool) -> None:
+def command(targets: tuple[str, ...], weights: str | None, locked: bool, no_cache: bool) -> None:
     """Build TARGETS of docker-bake.hcl (default: its default group), then show and prove what came out."""
     from modelbake.bake.docker import require_engine
     from modelbake.bake.run import run_bake
 
     started = time.monotonic()
-    settings = load_settings(weights=weights)
+    settings = load_settings(weights=weights, locked=locked)
     require_engine()
     baked = run_bake(settings, Catalog(settings.bundles_dir), targets, no_cache)
     rows = [

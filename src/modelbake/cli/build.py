@@ -44,8 +44,8 @@ def command(
     """Fetch, export and verify BUNDLES (default: all) and put them into the models folder."""
     from modelbake.pipeline import Pipeline
 
-    settings = load_settings(models_dir, weights, offline)
-    pipeline = Pipeline(settings, locked)
+    settings = load_settings(models_dir, weights, offline, locked)
+    pipeline = Pipeline(settings)
     chosen = [bundle for bundle in Catalog(settings.bundles_dir).select(bundles) if kind in (None, bundle.kind)]
     if not chosen:
         raise UnknownNameError(f"No bundle here is of the kind {kind!r}; `modelbake list` shows what there is.")

@@ -24,8 +24,8 @@ def command(bundles: tuple[str, ...], to: Path | None, weights: str | None, lock
     """Bring the source files of BUNDLES (default: all) here, checked against their digests."""
     from modelbake.pipeline import Pipeline
 
-    settings = load_settings(weights=weights, offline=offline)
-    pipeline = Pipeline(settings, locked)
+    settings = load_settings(weights=weights, offline=offline, locked=locked)
+    pipeline = Pipeline(settings)
     results, lines = [], []
     for bundle in Catalog(settings.bundles_dir).select(bundles):
         folder = to / bundle.name if to else pipeline.sources_folder(bundle)

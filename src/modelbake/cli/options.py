@@ -42,7 +42,7 @@ def models_dir_option(function: Command) -> Command:
 
 
 def load_settings(
-    models_dir: Path | None = None, weights: str | None = None, offline: bool = False
+    models_dir: Path | None = None, weights: str | None = None, offline: bool = False, locked: bool = False
 ) -> settings.Settings:
     """The environment's settings, with what the command line says over them."""
     found = settings.from_environment()
@@ -50,6 +50,8 @@ def load_settings(
         found = replace(found, models_dir=models_dir)
     if weights is not None:
         found = replace(found, weights=settings.weights_policy(weights))
+    if locked:
+        found = replace(found, locked=True)
     if offline:
         found = replace(found, offline=True, hub_offline=True)
     return found

@@ -79,11 +79,11 @@ class Fetcher:
                 del missing[path]
         return not missing, reasons
 
-    def fetch(self, bundle: Bundle, policy: WeightsPolicy, draw: Draw, to: Path, locked: bool = False) -> Fetched:
+    def fetch(self, bundle: Bundle, policy: WeightsPolicy, draw: Draw, to: Path) -> Fetched:
         """Put the bundle's files into `to/files` and their record into `to/source.json`.
 
         `policy` auto takes the real files where a source has them, its own model's or else the first fallback's that can be had,
-        else the sample; pretrained and sample allow one of them. `locked` takes pinned fallbacks alone. `draw(seed)` gives a
+        else the sample; pretrained and sample allow one of them. Where settings say locked, pinned fallbacks alone. `draw(seed)` gives a
         folder with sample weights. Weights that somebody deployed in the models folder come before all. Raises IntegrityError
         where a source's bytes are wrong and no other has the right ones: that is no reason for a fallback.
         SourceUnreachableError, naming every source tried, where the files cannot be had.
@@ -98,7 +98,7 @@ class Fetcher:
         if self._settings.offline and (before := self._before(bundle, to)) is not None:
             return before
         try:
-            passed, blobs, source = self._first(bundle, locked)
+            passed, blobs, source = self._first(bundle)
         except SourceUnreachableError as error:
             if policy == "pretrained" or sample is None:
                 raise
@@ -118,14 +118,14 @@ class Fetcher:
         right = fetched.definition == bundle.digest and fetched.weights != "sample" and self._holds(to, fetched)
         return fetched if right else None
 
-    def _first(self, bundle: Bundle, locked: bool) -> tuple[tuple[PassedOver, ...], dict[str, Blob], SourceRecord]:
+    def _first(self, bundle: Bundle) -> tuple[tuple[PassedOver, ...], dict[str, Blob], SourceRecord]:
         """The files of the first candidate whose files can be had, and the candidates before it."""
         passed: list[PassedOver] = []
         errors: list[str] = []
         for candidate in bundle.candidates:
             model = candidate.model.model
             repository = next((s.repository for s in candidate.sources if isinstance(s, HubSource)), None)
-            if passed and locked and not candidate.pinned:
+            if passed and self._settings.locked and not candidate.pinned:
                 errors.append(f"{bundle.name}: {model} is not pinned, and --locked takes pinned bytes alone.")
                 passed.append(PassedOver(model, "unpinned", repository))
                 continue

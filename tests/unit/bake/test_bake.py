@@ -19,7 +19,14 @@ from modelbake.bake.buildx import Plan, plan_bake
 from modelbake.bake.host import HostInputs
 from modelbake.bake.run import choose_weights, run_bake, weight_overrides, weights_label
 from modelbake.bundle import Bundle, Catalog, Fallback, HubSource, LocalSource
-from modelbake.errors import IntegrityError, MachineError, ParityError, SourceUnreachableError, UnknownNameError
+from modelbake.errors import (
+    IntegrityError,
+    MachineError,
+    ParityError,
+    RefusedError,
+    SourceUnreachableError,
+    UnknownNameError,
+)
 from modelbake.manifest import BundleEntry, Manifest
 from modelbake.settings import Settings, from_environment
 from tests.unit import tiny, tiny_reranker
@@ -360,6 +367,30 @@ def test_without_cache_the_results_of_earlier_steps_are_left_alone_too(
     (built,) = [words for words in docker.calls if words[:2] == ["buildx", "bake"] and "--print" not in words]
     assert "--no-cache" in built
     assert "trees-a.args.STEPS=/tmp/steps" in built
+
+
+def test_a_locked_bake_refuses_what_is_not_pinned_before_it_builds(
+    docker: StubDocker, settings: Settings, catalog: Catalog, entry: BundleEntry
+) -> None:
+    answers(docker, entry)
+    with pytest.raises(RefusedError, match="modelbake lock a"):
+        run_bake(replace(settings, weights="sample", locked=True), catalog, (), no_cache=False)
+    assert docker.calls == [["buildx", "bake", "--print"]]
+
+
+def test_a_locked_bake_tells_the_build_so(
+    docker: StubDocker, settings: Settings, catalog: Catalog, entry: BundleEntry
+) -> None:
+    path = settings.bundles_dir / "a" / "bundle.toml"
+    path.write_text(
+        path.read_text()
+        .replace("pinned = false", "pinned = true")
+        .replace('path = "x"', f'path = "x", sha256 = "{"0" * 64}"')
+    )
+    answers(docker, entry)
+    run_bake(replace(settings, weights="sample", locked=True), catalog, (), no_cache=False)
+    (built,) = [words for words in docker.calls if words[:2] == ["buildx", "bake"] and "--print" not in words]
+    assert "trees-a.args.LOCKED=1" in built
 
 
 def test_what_is_published_is_not_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from modelbake.bundle import Bundle, Fallback, FilePin, HubSource, LocalSource, TextEncoderModel
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.manifest import FileRef, PassedOver, SourceRecord
-from modelbake.settings import Settings
+from modelbake.settings import Settings, WeightsPolicy
 from modelbake.sources.fetch import Fetcher
 from modelbake.sources.fetched import Fetched, read_fetched
 from tests.hub import Hub, Repo
@@ -59,10 +60,8 @@ def make(hub: Hub, *present: str, pinned: tuple[bool, bool, bool] = (True, True,
     return replace(bundle, model=first.model, fallbacks=tuple(others))
 
 
-def fetch(settings: Settings, bundle: Bundle, generate: Any = refuse_to_draw, **more: Any) -> Fetched:
-    return Fetcher(settings).fetch(
-        bundle, more.pop("policy", "auto"), generate, settings.cache_dir / "to", more.pop("locked", False)
-    )
+def fetch(settings: Settings, bundle: Bundle, drawing: Any = refuse_to_draw, policy: WeightsPolicy = "auto") -> Fetched:
+    return Fetcher(settings).fetch(bundle, policy, drawing, settings.cache_dir / "to")
 
 
 def brought(settings: Settings) -> bytes:
@@ -157,7 +156,7 @@ def test_a_locked_fetch_passes_over_what_is_not_pinned(
     hub: Hub, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = make(hub, SECOND, THIRD, pinned=(True, False, True))
-    fetched = fetch(settings, bundle, locked=True)
+    fetched = fetch(dataclasses.replace(settings, locked=True), bundle)
     assert fetched.passed_over == (*unreachable(FIRST), PassedOver("second", "unpinned", SECOND))
     assert brought(settings) == content(THIRD)
     assert "second is not pinned, and --locked takes pinned bytes alone" in capsys.readouterr().err
