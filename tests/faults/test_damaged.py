@@ -13,7 +13,7 @@ from tests.faults.project import Project
 
 
 def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
+    content = bytearray(path.read_bytes() or b"\0")
     content[len(content) // 2] ^= 0x10
     # A new file: hard links to the old one keep its bytes.
     path.unlink()
