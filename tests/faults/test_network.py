@@ -126,12 +126,13 @@ def test_a_hub_that_goes_away_and_comes_back_within_the_run(project: Project) ->
     for path, content in source_files(1).items():
         (repository / "org" / "small" / path).parent.mkdir(parents=True, exist_ok=True)
         (repository / "org" / "small" / path).write_bytes(content)
-    first = HubProcess(repository, "--fault", f"match={WEIGHTS},kind=hang,after={SIZE // 2},endpoint=cdn,times=none")
-    port = first.endpoint.rpartition(":")[2]
-    project.more["HF_ENDPOINT"] = first.endpoint
-    running = project.start("build", "small")
-    running.wait_until(lambda: 0 < project.lacking() <= SIZE - SIZE // 2)
-    first.kill()
+    fault = f"match={WEIGHTS},kind=hang,after={SIZE // 2},endpoint=cdn,times=none"
+    with HubProcess(repository, "--fault", fault) as first:
+        port = first.endpoint.rpartition(":")[2]
+        project.more["HF_ENDPOINT"] = first.endpoint
+        running = project.start("build", "small")
+        running.wait_until(lambda: 0 < project.lacking() <= SIZE - SIZE // 2)
+        first.kill()
     log = project.folder / "requests"
     with HubProcess(repository, "--port", port, log=log) as second:
         running.wait().succeeded()
