@@ -31,7 +31,8 @@ variable "BUNDLES" {
   ]
 }
 
-group "default" { targets = ["runtime", "bundles", "search"] }
+# The default bundles; the others are built by name, or with `bundles` or `all`.
+group "default" { targets = concat(["runtime", "search"], [for bundle in BUNDLES : "bundle-${bundle.name}" if bundle.default]) }
 group "bundles" { targets = ["bundle"] }
 # What is published: pushed, with provenance, for PLATFORMS, from and into a build cache in the registry.
 group "release" { targets = ["published"] }

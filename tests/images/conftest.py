@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from modelbake.bundle import Catalog
 from modelbake.manifest import BundleEntry, Manifest, decode
 from tests.images import baking
 from tests.images.engine import ROOT, docker, engine_environ, image, must, python, weights_of
 from tests.images.oci import Archive
 
 HERE = Path(__file__).parent
-BUNDLES = tuple(sorted(path.parent.name for path in (ROOT / "bundles").glob("*/bundle.toml")))
+# Those that `make bake` bakes.
+CATALOG = Catalog(ROOT / "bundles")
+BUNDLES = tuple(name for name in CATALOG.names() if CATALOG.get(name).default)
 IMAGES = ("runtime", "search", *(f"bundle-{name}" for name in BUNDLES))
 
 

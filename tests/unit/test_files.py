@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from modelbake.errors import MachineError
-from modelbake.files import CHUNK, copy_atomically, disk_errors, file_ref, file_refs, link_or_copy, sha256_of
+from modelbake.files import CHUNK, disk_errors, file_ref, file_refs, link_or_copy, sha256_of
 from modelbake.manifest import FileRef
 
 
@@ -47,30 +46,6 @@ def test_a_file_system_without_links_gets_a_copy(tmp_path: Path, monkeypatch: py
     link_or_copy(tmp_path / "blob", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "data"
     assert not (tmp_path / "file").samefile(tmp_path / "blob")
-
-
-def test_a_copy_may_be_written_to_without_harm_to_its_source(tmp_path: Path) -> None:
-    (tmp_path / "blob").write_text("data")
-    (tmp_path / "blob").chmod(0o400)
-    copy_atomically(tmp_path / "blob", tmp_path / "models" / "file")
-    assert (tmp_path / "models" / "file").stat().st_mode & 0o777 == 0o644
-    (tmp_path / "models" / "file").write_text("mine")
-    assert (tmp_path / "blob").read_text() == "data"
-
-
-def test_a_copy_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "blob").write_text("new")
-    (tmp_path / "file").write_text("old")
-
-    def fail(source: Path, target: str) -> None:
-        Path(target).write_text("ha")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(shutil, "copyfile", fail)
-    with pytest.raises(OSError, match="No space"):
-        copy_atomically(tmp_path / "blob", tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["blob", "file"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM])
