@@ -30,7 +30,7 @@ UNSTATED_LICENCE = "LicenseRef-unstated"
 
 _QUANTIZE_CODE = ("modelbake.quantize", "modelbake.bundle", "modelbake.export.artifact", "modelbake.manifest")
 _QUANTIZE_PACKAGES = ("numpy", "onnx")
-_VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime")
+_VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime", "modelbake.bundle", "modelbake.manifest")
 _VERIFY_PACKAGES = ("numpy", "onnxruntime", "pillow", "tokenizers", "regex", "ftfy")
 
 
