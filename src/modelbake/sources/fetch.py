@@ -64,7 +64,8 @@ class Fetcher:
         """Whether the real files of one of its candidates can be had now, without taking them; and what each source said that
         cannot give them."""
         reasons: list[str] = []
-        for candidate in bundle.candidates:
+        own, *fallbacks = bundle.candidates
+        for candidate in (own, *(f for f in fallbacks if f.pinned or not self._settings.locked)):
             found, more = self._available(candidate)
             reasons += more
             if found:
