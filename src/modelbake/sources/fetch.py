@@ -117,7 +117,8 @@ class Fetcher:
         except IntegrityError:
             return None
         right = fetched.definition == bundle.digest and fetched.weights != "sample" and self._holds(to, fetched)
-        return fetched if right else None
+        allowed = not self._settings.locked or (right and bundle.candidates[len(fetched.passed_over)].pinned)
+        return fetched if right and allowed else None
 
     def _first(self, bundle: Bundle) -> tuple[tuple[PassedOver, ...], dict[str, Blob], SourceRecord]:
         """The files of the first candidate whose files can be had, and the candidates before it."""
