@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from modelbake import manifest, parity, quantize
-from modelbake.bundle import Bundle, Gates
+from modelbake.bundle import Bundle, Gates, refuse_unpinned
 from modelbake.cache import StepCache, code_digest
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
@@ -73,11 +73,8 @@ class Pipeline:
             )
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
-        if self.settings.locked and not bundle.pinned:
-            raise RefusedError(
-                f"{bundle.name}: its bundle.toml says pinned = false, and --locked takes pinned bytes alone. "
-                f"Where its hub can be reached, `modelbake lock {bundle.name}` looks them up and writes them there."
-            )
+        if self.settings.locked:
+            refuse_unpinned([bundle])
 
     def sources_folder(self, bundle: Bundle) -> Path:
         """Where the bundle's source files go when no other folder is named."""
