@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -225,6 +226,16 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
     def digest(self) -> str:
         """SHA-256 of the definition itself, whatever its file's white space and comments."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+def refuse_unpinned(bundles: Iterable[Bundle]) -> None:
+    """RefusedError that names the bundles which are not pinned, where there are some."""
+    names = [bundle.name for bundle in bundles if not bundle.pinned]
+    if names:
+        raise RefusedError(
+            f"{', '.join(names)}: pinned = false, and --locked takes pinned bytes alone. Where the hub can be reached, "
+            f"`modelbake lock {' '.join(names)}` looks them up and writes them into bundle.toml; or leave out what is not pinned."
+        )
 
 
 def safe_relative_path(path: str, what: str) -> PurePosixPath:

@@ -230,7 +230,8 @@ def decode(data: bytes, where: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(
-            f"{where}: {error}. The manifest is damaged or of another schema version; build the bundles again with this modelbake."
+            f"{where}: {error}. The manifest is damaged or of another schema version; "
+            "take it away and build the bundles again with this modelbake."
         ) from error
     for entry in manifest.bundles:
         for ref in (*_files_named(entry), *entry.files, *entry.source.files):
@@ -240,7 +241,9 @@ def decode(data: bytes, where: str) -> Manifest:
                 safe_relative_path(artifact.tokenizer.path, f"{where}: {entry.name}")
     problems = _problems(manifest)
     if problems:
-        raise IntegrityError(f"{where}: {'; '.join(problems)}. The manifest was changed; build the bundles again.")
+        raise IntegrityError(
+            f"{where}: {'; '.join(problems)}. The manifest was changed; take it away and build the bundles again."
+        )
     return manifest
 
 

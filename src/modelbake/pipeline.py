@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from modelbake import manifest, parity, quantize
-from modelbake.bundle import Bundle
+from modelbake.bundle import Bundle, Gates, refuse_unpinned
 from modelbake.cache import StepCache, code_digest
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
@@ -30,7 +30,7 @@ UNSTATED_LICENCE = "LicenseRef-unstated"
 
 _QUANTIZE_CODE = ("modelbake.quantize", "modelbake.bundle", "modelbake.export.artifact", "modelbake.manifest")
 _QUANTIZE_PACKAGES = ("numpy", "onnx")
-_VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime")
+_VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime", "modelbake.bundle", "modelbake.manifest")
 _VERIFY_PACKAGES = ("numpy", "onnxruntime", "pillow", "tokenizers", "regex", "ftfy")
 
 
@@ -73,11 +73,8 @@ class Pipeline:
             )
 
     def _refuse_unpinned(self, bundle: Bundle) -> None:
-        if self.settings.locked and not bundle.pinned:
-            raise RefusedError(
-                f"{bundle.name}: its bundle.toml says pinned = false, and --locked takes pinned bytes alone. "
-                f"Where its hub can be reached, `modelbake lock {bundle.name}` looks them up and writes them there."
-            )
+        if self.settings.locked:
+            refuse_unpinned([bundle])
 
     def sources_folder(self, bundle: Bundle) -> Path:
         """Where the bundle's source files go when no other folder is named."""
@@ -94,11 +91,12 @@ class Pipeline:
             sources = self.sources_folder(bundle)
             self.fetch(bundle, sources)
         fetched = read_fetched(sources)
-        if fetched.definition != bundle.digest:
+        candidates = bundle.candidates
+        if fetched.definition != bundle.digest or len(fetched.passed_over) >= len(candidates):
             raise IntegrityError(
                 f"{sources} was fetched for another version of {bundle.name}'s bundle.toml; fetch it again."
             )
-        bundle = bundle.candidates[len(fetched.passed_over)]
+        bundle = candidates[len(fetched.passed_over)]
         self._refuse_unpinned(bundle)
         self._refuse_deployed(bundle, fetched)
         exported = self._export(bundle, fetched, sources)
@@ -125,6 +123,8 @@ class Pipeline:
 
     def _export(self, bundle: Bundle, fetched: Fetched, sources: Path) -> Path:
         family = FAMILIES[bundle.kind]
+        # Without what later steps alone read: an exporter cannot depend on it, and another gate or licence exports nothing anew.
+        bundle = replace(bundle, variants=(), gates=Gates(), version="0.0.0", description="", licence="", default=False)
 
         def make(folder: Path) -> None:
             out.info(f"{bundle.name}: exporting ({fetched.weights} weights)")
@@ -133,8 +133,7 @@ class Pipeline:
             (folder / "export.json").write_bytes(encode_export(export))
 
         key = {
-            # Without its variants: they are made of what is exported.
-            "bundle": replace(bundle, variants=()).digest,
+            "bundle": bundle.digest,
             "source": msgspec.to_builtins(fetched.source),
             "code": code_digest((*family.code, family.module)),
             "versions": {package: version(package) for package in family.packages},

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from modelbake import manifest
 from modelbake.cli.main import run
 from modelbake.files import sha256_of
-from modelbake.manifest import Manifest
+from modelbake.manifest import FallbackRecord, Manifest, PassedOver
 from tests.unit import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,3 +132,18 @@ def test_one_bundle_of_real_weights_is_not_called_random(models: Path, capsys: p
     manifest.write(models, Manifest(1, (tiny.text_bundle(models, weights="pretrained"),)))
     assert run(["inspect", "tiny-text"]) == 0
     assert "RANDOM" not in capsys.readouterr().out
+
+
+def test_variants_and_fallbacks_of_a_definition_are_shown(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "minilm-l6-v2"]) == 0
+    assert "  variant     precision int8, method blockwise" in capsys.readouterr().out
+    assert run(["inspect", "ms-marco-reranker"]) == 0
+    assert "  fallback    ms-marco-TinyBERT-L2-v2 (NOT PINNED)" in capsys.readouterr().out
+
+
+def test_a_bundle_that_became_a_fallback_says_so(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = FallbackRecord("small", (PassedOver("large", "unreachable", "org/large"),))
+    manifest.write(models, Manifest(1, (replace(tiny.text_bundle(models), fallback=record),)))
+    assert run(["inspect", "tiny-text"]) == 0
+    expected = "  FALLBACK    model small, instead_of [model large, reason unreachable, repository org/large]"
+    assert expected in capsys.readouterr().out

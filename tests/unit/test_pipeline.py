@@ -175,6 +175,22 @@ def test_another_gate_or_variant_exports_nothing_anew_and_another_evaluation_set
     assert calls() == ["tiny", "tiny"]
 
 
+def test_what_later_steps_alone_read_exports_nothing_anew(settings: Settings) -> None:
+    Pipeline(settings).build(define(settings))
+    path = settings.bundles_dir / "tiny" / "bundle.toml"
+    text = (
+        path.read_text()
+        .replace('"a model"', '"another"')
+        .replace('"MIT"', '"Apache-2.0"')
+        .replace('"1.0.0"', '"1.1.0"')
+    )
+    path.write_text(f"default = true\n{text}[gates]\nmax_abs_diff = 1e-6\n")
+    entry = Pipeline(settings).build(Catalog(settings.bundles_dir).get("tiny"))
+    assert (entry.description, entry.licence, entry.version, entry.default) == ("another", "Apache-2.0", "1.1.0", True)
+    assert [a.parity.gate for a in entry.artifacts if a.parity] == [1e-6]
+    assert calls() == ["tiny"]
+
+
 def test_the_same_inputs_give_the_same_variants(settings: Settings, exporter: Path, tmp_path: Path) -> None:
     bundle = define_varied(settings, exporter)
     Pipeline(settings).build(bundle)

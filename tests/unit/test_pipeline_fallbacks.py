@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from modelbake import manifest
 from modelbake.bundle import Bundle, Catalog
-from modelbake.errors import RefusedError, SourceUnreachableError
+from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError
 from modelbake.files import sha256_of
 from modelbake.manifest import FallbackRecord, PassedOver
 from modelbake.pipeline import Pipeline
 from modelbake.settings import Settings, from_environment
+from modelbake.sources.fetched import write_record
 from tests.unit.test_pipeline import exporter as exporter
 
 DEFINITION = """
@@ -86,3 +89,23 @@ def test_a_locked_build_takes_no_fallback_that_is_not_pinned(settings: Settings)
     with pytest.raises(RefusedError, match="pinned = false"):
         Pipeline(replace(settings, locked=True)).build(made, sources)
     assert Pipeline(settings).build(made, sources).fallback is not None
+
+
+def test_a_record_that_names_more_models_than_the_definition_is_refused(settings: Settings) -> None:
+    made, sources = bundle(settings, "second"), settings.cache_dir / "fetched"
+    fetched = Pipeline(settings).fetch(made, sources)
+    write_record(sources, msgspec.structs.replace(fetched, passed_over=fetched.passed_over * 2))
+    with pytest.raises(IntegrityError, match="fetch it again"):
+        Pipeline(settings).build(made, sources)
+
+
+def test_a_locked_offline_build_takes_no_fallback_that_was_fetched_before_and_is_not_pinned(settings: Settings) -> None:
+    made = bundle(settings, "second", pinned=False)
+    assert Pipeline(settings).build(made).fallback is not None
+    (settings.root / "second" / "weights.txt").unlink()
+    # Both models have the same bytes here, and a store finds them by their digest.
+    shutil.rmtree(settings.cache_dir / "blobs")
+    offline = replace(settings, offline=True, hub_offline=True)
+    assert Pipeline(offline).build(made).fallback is not None
+    with pytest.raises(SourceUnreachableError, match="second is not pinned, and --locked takes pinned bytes alone"):
+        Pipeline(replace(offline, locked=True)).build(made)

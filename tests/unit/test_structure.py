@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelbake import pipeline
 from modelbake.export.families import FAMILIES
 from tests.unit import tiny
 
@@ -128,12 +129,18 @@ def test_exporters_import_the_reference_frameworks_only_when_used() -> None:
     assert {name.partition(".")[0] for name in json.loads(done.stdout)}.isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_a_family_s_code_names_all_the_code_that_its_result_depends_on(kind: str) -> None:
-    family = FAMILIES[kind]
-    named = (*family.code, family.module)
+STEPS = {
+    **{kind: (family.module, (*family.code, family.module)) for kind, family in FAMILIES.items()},
+    "quantize": ("modelbake.quantize", pipeline._QUANTIZE_CODE),
+    "verify": ("modelbake.parity", pipeline._VERIFY_CODE),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_s_key_names_all_the_code_that_its_result_depends_on(step: str) -> None:
+    first, named = STEPS[step]
     seen: set[str] = set()
-    waiting = [family.module]
+    waiting = [first]
     while waiting:
         module = waiting.pop()
         if module in seen:

@@ -13,8 +13,8 @@ from modelbake import manifest
 from modelbake.bake import buildx, proof
 from modelbake.bake.docker import inspect_image, read_file
 from modelbake.bake.host import host_inputs
-from modelbake.bundle import Bundle, Catalog, HubSource, SourceSpec
-from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError
+from modelbake.bundle import Bundle, Catalog, HubSource, SourceSpec, refuse_unpinned
+from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.manifest import BundleEntry, Weights
 from modelbake.output import out
 from modelbake.settings import Settings
@@ -67,16 +67,6 @@ def run_bake(settings: Settings, catalog: Catalog, names: tuple[str, ...], no_ca
     times = events.seconds_by_target()
     images = {target: plan.targets[target]["tags"][0] for target in plan.wanted if plan.targets[target].get("tags")}
     return [_baked(settings, target, images, times) for target in images]
-
-
-def refuse_unpinned(bundles: list[Bundle]) -> None:
-    """RefusedError where a bundle is not pinned; the build would refuse it too, but only when it comes to it."""
-    names = [bundle.name for bundle in bundles if not bundle.pinned]
-    if names:
-        raise RefusedError(
-            f"{', '.join(names)}: pinned = false, and --locked takes pinned bytes alone. `modelbake lock {' '.join(names)}` pins them, "
-            "or name targets that do without them."
-        )
 
 
 def choose_weights(settings: Settings, bundle: Bundle) -> Weights:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from modelbake.bundle import Catalog
+from modelbake.bundle import Catalog, refuse_unpinned
 from modelbake.cli.options import (
     load_settings,
     locked_option,
@@ -49,6 +49,9 @@ def command(
     chosen = [bundle for bundle in Catalog(settings.bundles_dir).select(bundles) if kind in (None, bundle.kind)]
     if not chosen:
         raise UnknownNameError(f"No bundle here is of the kind {kind!r}; `modelbake list` shows what there is.")
+    if settings.locked:
+        # All of them are named, and before the first is built.
+        refuse_unpinned(chosen)
     entries = [pipeline.build(bundle, sources / bundle.name if sources else None) for bundle in chosen]
     results, rows = [], []
     for entry in entries:

@@ -51,6 +51,10 @@ def _bundle(facts: dict[str, Any], models_dir: Path) -> Iterator[str]:
             size = f"{pin['size']} bytes" if pin.get("size") is not None else "no size"
             yield f"  file        {pin['path']}  sha256 {pin.get('sha256') or 'not pinned'}  {size}"
         yield f"  gates       {_plain(definition['gates'])}"
+        for variant in definition["variants"]:
+            yield f"  variant     {_plain(variant)}"
+        for fallback in definition["fallbacks"]:
+            yield f"  fallback    {fallback['model']['model']} ({'pinned' if fallback['pinned'] else 'NOT PINNED'})"
         yield ""
     if built is None:
         yield f"not built in {models_dir}: `modelbake build {facts['name']}` makes it"
@@ -67,6 +71,8 @@ def _entry(entry: dict[str, Any]) -> Iterator[str]:
     yield f"  pinned      {'yes' if entry['pinned'] else 'no'}"
     source = {name: value for name, value in entry["source"].items() if name != "files"}
     yield f"  source      {_plain(source)}"
+    if fallback := entry.get("fallback"):
+        yield f"  FALLBACK    {_plain(fallback)}"
     for ref in entry["source"]["files"]:
         yield f"    {ref['sha256']}  {ref['size']:>11}  {ref['path']}"
     for artifact in entry["artifacts"]:

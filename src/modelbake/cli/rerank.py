@@ -12,7 +12,11 @@ from modelbake.output import out
 
 
 @click.command("rerank")
-@click.option("--bundle", "name", help="The bundle to rerank with [default: the models folder's only reranker].")
+@click.option(
+    "--bundle",
+    "name",
+    help="The bundle to rerank with [default: the default reranker of the models folder, or its only one].",
+)
 @click.option("--query", required=True, help="What the documents are to answer.")
 @click.option("--document", "documents", multiple=True, help="A document; may be repeated.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="One document per line of standard input.")
@@ -33,15 +37,16 @@ def command(
         raise click.UsageError(
             "Give documents with --document, or --stdin: one of the two.", click.get_current_context()
         )
-    from modelbake.runtime.reranker import Reranker, only_reranker
+    from modelbake.runtime.reranker import Reranker, default_reranker
 
-    folder = load_settings(models_dir).models_dir
+    settings = load_settings(models_dir)
+    folder = settings.models_dir
     found = manifest.read(folder)
-    entry = found.bundle(name) if name else only_reranker(found)
+    entry = found.bundle_or_default(name) if name else default_reranker(found)
     if entry.weights == "sample":
         out.warn(f"{entry.name} has SAMPLE WEIGHTS (random): its scores mean nothing.")
     texts = list(stdin_lines()) if from_stdin else list(documents)
-    ranking = Reranker(entry, folder).rank(query, texts, top)
+    ranking = Reranker(entry, folder, settings.threads).rank(query, texts, top)
     results = [{"index": one.index, "score": one.score, "document": texts[one.index]} for one in ranking]
     data = {"bundle": entry.name, "weights": entry.weights, "query": query, "results": results}
     out.result(data, (f"{one.score:.6g}\t{texts[one.index]}" for one in ranking))

@@ -192,7 +192,10 @@ def _provenance(entry: Facts) -> Iterator[Element]:
     source = entry["source"]
     said = "; ".join(f"{name} {value}" for name, value in source.items() if name != "files" and value is not None)
     tools = {f"{name} {version}" for artifact in entry["artifacts"] for name, version in artifact["tools"].items()}
+    fallback = entry.get("fallback")
+    instead = "; ".join(f"{one['model']} ({one['reason']})" for one in fallback["instead_of"]) if fallback else ""
     facts = [
+        *([("fallback", f"{fallback['model']} instead of {instead}")] if fallback else []),
         ("source", said),
         ("licence", entry["licence"]),
         ("made with", ", ".join(sorted(tools))),

@@ -68,10 +68,13 @@ class Reranker:
         return self._session.run({name: inputs[name] for name in self._session.input_names if name in inputs})["score"]
 
 
-def only_reranker(manifest: Manifest) -> BundleEntry:
-    """The manifest's one bundle that reranks; UsageError where there is none, or one has to be chosen."""
+def default_reranker(manifest: Manifest) -> BundleEntry:
+    """The manifest's default among the bundles that rerank, else the only one; UsageError where one has to be chosen, or built."""
     entries = [entry for entry in manifest.bundles if any(artifact.role == ROLE for artifact in entry.artifacts)]
-    if len(entries) != 1:
-        found = ", ".join(entry.name for entry in entries) or "none"
+    candidates = [entry for entry in entries if entry.default] or entries
+    if not candidates:
+        raise UsageError("The models folder has no bundle that reranks; build one, such as ms-marco-reranker.")
+    if len(candidates) > 1:
+        found = ", ".join(entry.name for entry in candidates)
         raise UsageError(f"Name the bundle to rerank with by --bundle; the models folder has: {found}.")
-    return entries[0]
+    return candidates[0]

@@ -64,7 +64,8 @@ class Fetcher:
         """Whether the real files of one of its candidates can be had now, without taking them; and what each source said that
         cannot give them."""
         reasons: list[str] = []
-        for candidate in bundle.candidates:
+        own, *fallbacks = bundle.candidates
+        for candidate in (own, *(f for f in fallbacks if f.pinned or not self._settings.locked)):
             found, more = self._available(candidate)
             reasons += more
             if found:
@@ -116,7 +117,8 @@ class Fetcher:
         except IntegrityError:
             return None
         right = fetched.definition == bundle.digest and fetched.weights != "sample" and self._holds(to, fetched)
-        return fetched if right else None
+        allowed = not self._settings.locked or (right and bundle.candidates[len(fetched.passed_over)].pinned)
+        return fetched if right and allowed else None
 
     def _first(self, bundle: Bundle) -> tuple[tuple[PassedOver, ...], dict[str, Blob], SourceRecord]:
         """The files of the first candidate whose files can be had, and the candidates before it."""

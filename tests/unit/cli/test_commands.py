@@ -288,3 +288,13 @@ def test_fetching_tells_where_the_files_are(
     assert (tmp_path / "to" / "boundary-regressor" / "files" / "sample_training_data.json").stat().st_size == found[
         "size"
     ]
+
+
+def test_a_locked_build_names_all_that_is_not_pinned_and_begins_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODELBAKE_CACHE", str(tmp_path / "cache"))
+    words = ["build", "boundary-regressor", "clip-rn50", "ms-marco-reranker", "--locked"]
+    assert run([*words, "--models-dir", str(tmp_path / "models")]) == 8
+    assert "error: clip-rn50, ms-marco-reranker: pinned = false" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from modelbake import manifest
 from modelbake.cli.main import run
 from modelbake.manifest import Manifest
+from modelbake.runtime import reranker
 from tests.unit import tiny, tiny_reranker
 from tests.unit.test_structure import HEAVY, PROBE, room
 
@@ -51,6 +53,29 @@ def test_documents_come_best_first_with_their_places(capsys: pytest.CaptureFixtu
 def test_the_only_reranker_needs_no_name_and_top_cuts_the_ranking(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["rerank", "--query", "bird", *WORDS, "--top", "2"]) == 0
     assert capsys.readouterr().out == "16.25\tcat\n8.25\tblue\n"
+
+
+def test_the_default_of_several_needs_no_name(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, default = (tiny_reranker.bundle(models, name, weights="pretrained") for name in ("other", "preferred"))
+    default = replace(default, kind="cross_encoder", default=True)
+    manifest.write(models, Manifest(manifest.SCHEMA_VERSION, (other, default)))
+    for words in ([], ["--bundle", "cross_encoder"]):
+        assert run(["rerank", *words, "--query", "bird", *WORDS, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["bundle"] == "preferred"
+
+
+def test_as_many_threads_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    class Noting(reranker.Session):
+        def __init__(self, path: Path, threads: int | None = None) -> None:
+            asked.append(threads)
+            super().__init__(path, threads)
+
+    monkeypatch.setattr(reranker, "Session", Noting)
+    monkeypatch.setenv("MODELBAKE_THREADS", "2")
+    assert run(["rerank", "--query", "bird", "--document", "cat", "--quiet"]) == 0
+    assert asked == [2]
 
 
 @pytest.mark.parametrize(("data", "expected"), [(b"green\r\ncat\n", ["cat", "green"]), (b"", [])])

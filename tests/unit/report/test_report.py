@@ -17,7 +17,7 @@ from modelbake import goldens, manifest
 from modelbake.cli.main import run
 from modelbake.goldens import Case
 from modelbake.inspect import inspect_models
-from modelbake.manifest import Manifest, Tensor
+from modelbake.manifest import FallbackRecord, Manifest, PassedOver, Tensor
 from modelbake.report import speed
 from modelbake.report.markup import el, page
 from modelbake.report.page import render, size
@@ -122,6 +122,13 @@ def test_roles_precisions_and_figures_that_are_new_are_shown(models: Path) -> No
         "a processor",
     ):
         assert words in seen.text
+
+
+def test_a_bundle_that_became_a_fallback_says_so(models: Path) -> None:
+    assert "instead of" not in Seen(render(inspect_models(models), [], "")).text
+    record = FallbackRecord("small", (PassedOver("large", "unreachable", "org/large"),))
+    manifest.write(models, Manifest(1, (replace(tiny.text_bundle(models), fallback=record),)))
+    assert "small instead of large (unreachable)" in Seen(render(inspect_models(models), [], "")).text
 
 
 def test_a_file_that_is_gone_is_said_to_be(models: Path) -> None:

@@ -17,7 +17,7 @@ from modelbake.manifest import SCHEMA_VERSION, BundleEntry, Manifest, Tokenizer
 from modelbake.runtime import reranker as module
 from modelbake.runtime import schedule
 from modelbake.runtime.pair_tokenizer import PairTokenizer
-from modelbake.runtime.reranker import Ranked, Reranker, only_reranker
+from modelbake.runtime.reranker import Ranked, Reranker, default_reranker
 from tests.unit import tiny, tiny_reranker
 
 texts = st.lists(st.sampled_from([*tiny.WORDS[2:], "bird"]), max_size=9).map(" ".join)
@@ -114,10 +114,11 @@ def test_a_damaged_manifest_or_tokenizer_is_an_integrity_error(tmp_path: Path) -
         Reranker(replace(entry, artifacts=(replace(artifact, tokenizer=other),)), tmp_path)
 
 
-def test_the_only_reranker_is_found_and_of_several_one_has_to_be_named(tmp_path: Path) -> None:
+def test_the_default_reranker_is_found_and_of_several_one_has_to_be_named(tmp_path: Path) -> None:
     text, one, two = tiny.text_bundle(tmp_path), tiny_reranker.bundle(tmp_path), tiny_reranker.bundle(tmp_path, "two")
-    assert only_reranker(Manifest(SCHEMA_VERSION, (text, one))) is one
+    assert default_reranker(Manifest(SCHEMA_VERSION, (text, one))) is one
     with pytest.raises(UsageError, match=r"--bundle; the models folder has: tiny-reranker, two\."):
-        only_reranker(Manifest(SCHEMA_VERSION, (one, text, two)))
-    with pytest.raises(UsageError, match="has: none"):
-        only_reranker(Manifest(SCHEMA_VERSION, (text,)))
+        default_reranker(Manifest(SCHEMA_VERSION, (one, text, two)))
+    assert default_reranker(Manifest(SCHEMA_VERSION, (one, text, preferred := replace(two, default=True)))) is preferred
+    with pytest.raises(UsageError, match="no bundle that reranks; build one"):
+        default_reranker(Manifest(SCHEMA_VERSION, (text,)))

@@ -162,6 +162,14 @@ def test_a_locked_fetch_passes_over_what_is_not_pinned(
     assert "second is not pinned, and --locked takes pinned bytes alone" in capsys.readouterr().err
 
 
+def test_a_fallback_that_is_not_pinned_does_not_count_as_available_to_a_locked_build(
+    hub: Hub, settings: Settings
+) -> None:
+    bundle = make(hub, SECOND, pinned=(True, False, True))
+    assert Fetcher(settings).available(bundle)[0]
+    assert not Fetcher(dataclasses.replace(settings, locked=True)).available(bundle)[0]
+
+
 def test_a_fallback_counts_as_available(hub: Hub, settings: Settings) -> None:
     found, reasons = Fetcher(settings).available(make(hub, SECOND))
     assert found
