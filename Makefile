@@ -65,7 +65,9 @@ lint: $(VENV)/.dev
 	$(BIN)/hadolint $(DOCKERFILES)
 
 bench: $(VENV)/.dev
+	$(BIN)/modelbake build minilm-l6-v2 clip-vit-b-32
 	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/clip.py
 	$(BIN)/python bench/coldstart.py
 	$(WITH_ENGINE) $(BIN)/python bench/startup.py
 

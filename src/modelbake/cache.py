@@ -65,9 +65,10 @@ class StepCache:
             return False
         try:
             made = msgspec.json.decode(_record(target).read_bytes(), type=tuple[FileRef, ...])
+            return self._refs(target) == made
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            # Unreadable, or another process is replacing it.
             return False
-        return self._refs(target) == made
 
 
 def _record(target: Path) -> Path:

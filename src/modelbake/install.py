@@ -26,8 +26,8 @@ def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path
     """Put the files of `entry` that differ from those below `made` into `models`, then its entry into the manifest.
 
     Under a lock, so that the entry of another bundle, installed at the same time, is not lost. Nothing in the folder changes
-    before all bytes are on its disk: MachineError where they do not fit leaves the bundle's earlier version whole. `sha256` hashes
-    what is in `models` already.
+    before all bytes are on its disk: MachineError where they do not fit leaves the bundle's earlier version whole. Files that only
+    the earlier version had are removed last. `sha256` hashes what is in `models` already.
     """
     with disk_errors(models), _lock(models):
         models.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,9 @@ def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(staging / str(index), target)
             _publish(models, staging, wanted)
+            for ref in _listed_no_more(present, wanted):
+                if _holds(models, ref, sha256):
+                    (models / ref.path).unlink()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -88,6 +91,12 @@ def _listed_otherwise(present: Manifest, lacking: list[FileRef]) -> bool:
     """Whether the manifest lists another file under a path that is about to be replaced."""
     new = {ref.path: ref for ref in lacking}
     return any(new.get(ref.path, ref) != ref for entry in present.bundles for ref in entry.files)
+
+
+def _listed_no_more(present: Manifest, wanted: Manifest) -> list[FileRef]:
+    """What the bundle's earlier version had and no bundle has now, such as a variant that was given up."""
+    listed = {ref.path for entry in wanted.bundles for ref in entry.files}
+    return [ref for entry in present.bundles for ref in entry.files if ref.path not in listed]
 
 
 def _refuse_overwriting(entry: BundleEntry, present: Manifest) -> None:

@@ -160,6 +160,15 @@ def test_a_variant_that_misses_its_gate_leaves_the_models_folder_alone(settings:
     assert tiny.contents(settings.models_dir) == before
 
 
+def test_a_variant_that_was_given_up_leaves_the_models_folder_but_for_a_file_of_somebody_s_own(
+    settings: Settings, exporter: Path
+) -> None:
+    Pipeline(settings).build(define_varied(settings, exporter))
+    (settings.models_dir / "onnx" / "tiny_fp16.onnx").write_bytes(b"somebody's own")
+    Pipeline(settings).build(define_varied(settings, exporter, precisions=()))
+    assert sorted(path.name for path in (settings.models_dir / "onnx").iterdir()) == ["tiny.onnx", "tiny_fp16.onnx"]
+
+
 def test_another_gate_or_variant_exports_nothing_anew_and_another_evaluation_set_does(
     settings: Settings, exporter: Path
 ) -> None:

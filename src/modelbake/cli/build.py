@@ -67,6 +67,16 @@ def command(
                 "digest": entry.digest,
                 "max_abs_diff": worst,
                 "gate": gate,
+                "variants": [
+                    {
+                        "path": artifact.path,
+                        "precision": artifact.precision,
+                        "mean_cosine": artifact.quality.mean_cosine,
+                        "top10_overlap": artifact.quality.top10_overlap,
+                    }
+                    for artifact in entry.artifacts
+                    if artifact.quality is not None
+                ],
             }
         )
         parity = f"{worst:g} (gate {gate:g})"

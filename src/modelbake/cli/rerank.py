@@ -20,6 +20,11 @@ from modelbake.output import out
 @click.option("--query", required=True, help="What the documents are to answer.")
 @click.option("--document", "documents", multiple=True, help="A document; may be repeated.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="One document per line of standard input.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to compute with [default: MODELBAKE_THREADS, else as many as there are usable cores].",
+)
 @click.option("--top", type=click.IntRange(min=1), help="Give only that many of the best.")
 @models_dir_option
 @speaking
@@ -28,6 +33,7 @@ def command(
     query: str,
     documents: tuple[str, ...],
     from_stdin: bool,
+    threads: int | None,
     top: int | None,
     models_dir: Path | None,
 ) -> None:
@@ -46,7 +52,7 @@ def command(
     if entry.weights == "sample":
         out.warn(f"{entry.name} has SAMPLE WEIGHTS (random): its scores mean nothing.")
     texts = list(stdin_lines()) if from_stdin else list(documents)
-    ranking = Reranker(entry, folder, settings.threads).rank(query, texts, top)
+    ranking = Reranker(entry, folder, threads or settings.threads).rank(query, texts, top)
     results = [{"index": one.index, "score": one.score, "document": texts[one.index]} for one in ranking]
     data = {"bundle": entry.name, "weights": entry.weights, "query": query, "results": results}
     out.result(data, (f"{one.score:.6g}\t{texts[one.index]}" for one in ranking))

@@ -339,7 +339,7 @@ def _said(source: Source, error: Exception) -> str:
 
 
 def _record(bundle: Bundle, commit: str | None, blobs: dict[str, Blob]) -> SourceRecord:
-    first = bundle.sources[0]
+    first = next(source for source in bundle.sources if not isinstance(source, SampleSource))
     files = tuple(FileRef(path, blob.sha256, blob.size) for path, blob in sorted(blobs.items()))
     if isinstance(first, HubSource):
         return SourceRecord("hub", files, first.repository, first.revision if bundle.pinned else commit)
