@@ -61,6 +61,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(WITH_ENGINE) $(BIN)/python bench/startup.py
+	$(BIN)/python bench/variants.py
 
 lock: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet uv
