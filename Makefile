@@ -70,6 +70,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/clip.py
 	$(BIN)/python bench/coldstart.py
 	$(WITH_ENGINE) $(BIN)/python bench/startup.py
+	$(BIN)/python bench/variants.py
 
 lock: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet uv
