@@ -44,14 +44,23 @@ class Resolved:
     def changes(self) -> list[Change]:
         """Old and new values, in the definition's order."""
         changes = []
-        if self.pinned.pinned != self.bundle.pinned:
-            changes.append(Change("pinned", "false", "true"))
-        for index, (old, new) in enumerate(zip(self.bundle.sources, self.pinned.sources, strict=True)):
-            if isinstance(old, HubSource) and isinstance(new, HubSource):
-                changes += _changes(f"sources[{index}] {old.repository}", old, new, ("revision", "follow"))
-        for before, after in zip(self.bundle.files, self.pinned.files, strict=True):
-            changes += _changes(before.path, before, after, ("sha256", "size"))
+        for place, before, after in zip(
+            _places(self.bundle), self.bundle.candidates, self.pinned.candidates, strict=True
+        ):
+            if after.pinned != before.pinned:
+                changes.append(Change(f"{place}pinned", "false", "true"))
+            for index, (old, new) in enumerate(zip(before.sources, after.sources, strict=True)):
+                if isinstance(old, HubSource) and isinstance(new, HubSource):
+                    where = f"{place}sources[{index}] {old.repository}"
+                    changes += _changes(where, old, new, ("revision", "follow"))
+            for was, now in zip(before.files, after.files, strict=True):
+                changes += _changes(f"{place}{was.path}", was, now, ("sha256", "size"))
         return changes
+
+
+def _places(bundle: Bundle) -> list[str]:
+    """What stands before the names of each candidate's values: nothing for the bundle's own."""
+    return ["", *(f"fallbacks[{index}] " for index in range(len(bundle.fallbacks)))]
 
 
 def resolve(settings: Settings, bundles: list[Bundle], update: bool) -> list[Resolved]:
@@ -77,6 +86,20 @@ def resolve(settings: Settings, bundles: list[Bundle], update: bool) -> list[Res
 
 
 def _resolve(settings: Settings, surveyor: Surveyor, bundle: Bundle, update: bool) -> Resolved:
+    """The bundle and each of its fallbacks, in the way of `_resolve_one`."""
+    own, *others = [_resolve_one(settings, surveyor, candidate, update) for candidate in bundle.candidates]
+    fallbacks = tuple(
+        replace(fallback, sources=one.pinned.sources, files=one.pinned.files, pinned=True)
+        for fallback, one in zip(bundle.fallbacks, others, strict=True)
+    )
+    origins, mirrors = dict(own.origins), dict(own.mirrors)
+    for place, one in zip(_places(bundle)[1:], others, strict=True):
+        origins |= {f"{place}{path}": label for path, label in one.origins.items()}
+        mirrors |= {f"{place}{label}": found for label, found in one.mirrors.items()}
+    return Resolved(bundle, replace(own.pinned, fallbacks=fallbacks), origins, mirrors)
+
+
+def _resolve_one(settings: Settings, surveyor: Surveyor, bundle: Bundle, update: bool) -> Resolved:
     hubs = [source for source in bundle.sources if isinstance(source, HubSource)]
     if hubs and settings.hub_offline:
         names = ", ".join(hub.repository for hub in hubs)

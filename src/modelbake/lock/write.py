@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from modelbake.bundle import Bundle, HubSource, parse_bundle
+from modelbake.bundle import Bundle, Fallback, HubSource, parse_bundle
 from modelbake.errors import IntegrityError, ModelbakeError, UsageError
 from modelbake.files import disk_errors
 from modelbake.lock.resolve import Resolved
@@ -23,21 +23,26 @@ def rewritten(text: str, resolved: Resolved, where: str) -> str:
     if parse_bundle(text, where) != resolved.bundle:
         raise IntegrityError(f"{where} changed while it was being locked; nothing was written. Run this again.")
     editor = Editor(text)
-    old, new = resolved.bundle, resolved.pinned
+    _set(editor, (), resolved.bundle, resolved.pinned)
+    for index, (old, new) in enumerate(zip(resolved.bundle.fallbacks, resolved.pinned.fallbacks, strict=True)):
+        _set(editor, ("fallbacks", index), old, new)
+    made = editor.result()
+    _check(made, resolved.pinned, where)
+    return made
+
+
+def _set(editor: Editor, place: tuple[str | int, ...], old: Bundle | Fallback, new: Bundle | Fallback) -> None:
     if old.pinned != new.pinned:
-        editor.set(("pinned",), new.pinned)
+        editor.set((*place, "pinned"), new.pinned)
     for index, (before, after) in enumerate(zip(old.sources, new.sources, strict=True)):
         if isinstance(after, HubSource) and before != after:
-            editor.set(("sources", index, "revision"), after.revision)
+            editor.set((*place, "sources", index, "revision"), after.revision)
             if after.follow is not None:
-                editor.set(("sources", index, "follow"), after.follow)
+                editor.set((*place, "sources", index, "follow"), after.follow)
     for index, pin in enumerate(new.files):
         if pin != old.files[index] and pin.sha256 is not None and pin.size is not None:
-            editor.set(("files", index, "sha256"), pin.sha256)
-            editor.set(("files", index, "size"), pin.size)
-    made = editor.result()
-    _check(made, new, where)
-    return made
+            editor.set((*place, "files", index, "sha256"), pin.sha256)
+            editor.set((*place, "files", index, "size"), pin.size)
 
 
 def write_all(folder: Path, resolved: list[Resolved]) -> list[Path]:

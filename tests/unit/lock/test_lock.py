@@ -458,3 +458,42 @@ def test_whatever_is_between_the_lines_only_pins_change(
     gone = [line for line in old if line not in new]
     assert gone == ["pinned = false", 'revision = "main"']
     assert [line for line in new if line in old] == [line for line in old if line not in gone]
+
+
+FALLBACK = """
+# Smaller.
+[[fallbacks]]
+licence = "MIT"
+pinned = false # not yet
+model = { kind = "text_encoder", model = "smaller", max_tokens = 2 }
+sources = [{ type = "hub", repository = "org/smaller", revision = "main" }]
+files = [{ path = "model.safetensors" }, { path = "config.json" }]
+"""
+
+
+def test_fallbacks_are_locked_too_in_their_inline_tables(
+    project: Project, repo: Repo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = project.hub.add_repo("org/smaller", {FILE: b"smaller", "config.json": b"{}"})
+    project.text = DEFINITION + FALLBACK
+    assert run(["lock"]) == 0
+    assert "fallbacks[0]" in capsys.readouterr().out
+    expected = (
+        FALLBACK.replace("pinned = false", "pinned = true")
+        .replace('revision = "main"', f'revision = "{other.branches["main"]}", follow = "main"')
+        .replace(f'"{FILE}"', f'"{FILE}", sha256 = "{sha256(b"smaller")}", size = 7')
+        .replace('"config.json"', f'"config.json", sha256 = "{sha256(b"{}")}", size = 2')
+    )
+    assert project.text == locked(repo.branches["main"]) + expected
+    assert run(["lock", "--check", "-q"]) == 0
+    other.add_commit({FILE: b"newer", "config.json": b"{}"})
+    assert run(["lock", "--check", "--update", "-q"]) == 5
+
+
+def test_a_fallback_that_cannot_be_asked_leaves_the_definition_as_it_was(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.text = DEFINITION + FALLBACK
+    assert run(["lock"]) == 4
+    assert "org/smaller" in capsys.readouterr().err
+    assert project.text == DEFINITION + FALLBACK
