@@ -11,14 +11,15 @@ BIN := $(VENV)/bin
 WITH_ENGINE = eval "$$(scripts/engine.sh env)" &&
 DOCKERFILES = $(wildcard images/*/Dockerfile bench/*.Dockerfile)
 
-.PHONY: help bake test test-faults test-images test-all lint bench lock clean
+.PHONY: help bake test test-faults test-long test-images test-all lint bench lock clean
 
 help:
 	@echo "make bake         build the offline images and prove them (TARGETS='search' for some; WEIGHTS=pretrained|sample)"
 	@echo "make test         unit, hub and golden tests"
 	@echo "make test-faults  faults injected into whole commands: cut lines, kill -9, full disks, hostile archives"
 	@echo "make test-images  tests of the baked images, in containers"
-	@echo "make test-all     all three"
+	@echo "make test-long    three CLIP models of true size from a local hub"
+	@echo "make test-all     all four"
 	@echo "make lint         ruff, mypy, shellcheck, hadolint"
 	@echo "make bench        speed, size and start against torch, into docs/bench/"
 	@echo "make lock         write the lock files anew"
@@ -52,10 +53,13 @@ test: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults
 
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/long
+
 test-images: $(VENV)/.dev
 	$(WITH_ENGINE) $(BIN)/python -m pytest tests/images
 
-test-all: test test-faults test-images
+test-all: test test-faults test-long test-images
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from modelbake.bundle import Catalog
+
 ROOT = Path(__file__).resolve().parents[2]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -50,8 +52,9 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """All bundles, with the weights that this machine can have."""
+    """The default bundles, with the weights that this machine can have."""
     folder = tmp_path_factory.mktemp("built")
     environ = environment(folder)
-    modelbake("build", environ=environ)
+    catalog = Catalog(ROOT / "bundles")
+    modelbake("build", *(name for name in catalog.names() if catalog.get(name).default), environ=environ)
     return Built(folder / "models", folder / "cache", environ)

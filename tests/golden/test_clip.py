@@ -1,10 +1,7 @@
-"""CLIP ViT-B/32: what the runtime answers against what open_clip answers on the same weights, and the weights from a hub."""
+"""CLIP ViT-B/32: what the runtime answers against what open_clip answers on the same weights."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +9,11 @@ import pytest
 from PIL import Image
 
 from modelbake import manifest
-from modelbake.bundle import Catalog, HubSource
 from modelbake.export.clip import golden_image
 from modelbake.runtime.encoder import ImageEncoder, TextEncoder
-from tests.golden.conftest import ROOT, Built, environment
-from tests.hub import Hub
+from tests.golden.conftest import Built
 
 ARCHITECTURE = "ViT-B-32-quickgelu"
-CLIPS = ("clip-rn50", "clip-vit-b-16", "clip-vit-b-32")
 TEXTS = ["a photo of a cat", "", "two dogs &amp; a 🐈 on naïve sofas", "caption " * 100, "x"]
 
 
@@ -57,31 +51,3 @@ def test_image_embeddings_are_those_of_open_clip(built: Built, reference: Any, m
     with torch.inference_mode():
         expected = model.encode_image(torch.stack([transform(image) for image in images]), normalize=True).numpy()
     assert np.abs(encoder.embed(images) - expected).max() <= 1e-5
-
-
-def test_download_models_takes_the_weights_that_a_hub_has(built: Built, hub: Hub, tmp_path: Path) -> None:
-    repos, sizes = {}, 0
-    for name in CLIPS:
-        spec = Catalog(ROOT / "bundles").get(name).sources[0]
-        assert isinstance(spec, HubSource)
-        weights = built.sources(name) / "open_clip_model.safetensors"
-        sizes += weights.stat().st_size
-        files = {"open_clip_model.safetensors": weights, "open_clip_config.json": b"{}"}
-        repos[name] = hub.add_repo(spec.repository, files)
-    hub.faults.add("*.safetensors", kind="cut", after=200_000_000, endpoint="cdn")
-    environ = environment(tmp_path, HF_ENDPOINT=hub.endpoint, WEIGHTS="pretrained")
-    done = subprocess.run(
-        [sys.executable, "scripts/download_models.py", "--clip-only"],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    # Cut and resumed: no byte twice, but for what was on the wire when the connection broke.
-    assert sizes <= hub.log.sent("*.safetensors") < sizes + 20_000_000 * len(CLIPS)
-    for name in CLIPS:
-        entry = manifest.read(tmp_path / "models").bundle(name)
-        assert (entry.weights, entry.source.commit) == ("pretrained", repos[name].branches["main"])
-        assert entry.digest == manifest.read(built.models).bundle(name).digest
