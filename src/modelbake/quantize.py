@@ -108,8 +108,8 @@ def row_quantize(weights: Floats, largest: int) -> tuple[NDArray[np.int8], Float
 def _symmetric(weights: Floats, largest: int) -> tuple[NDArray[np.int16], Floats]:
     """Rounded to ±`largest` by the greatest magnitude along the last axis, and that axis' scales (kept, of length 1)."""
     scales = np.abs(weights).max(axis=-1, keepdims=True).astype(np.float32) / np.float32(largest)
-    # Of nothing but zeros, whatever the scale.
-    scales = np.where(scales > 0, scales, np.float32(1))
+    # Too small for a scale that is a normal number (a subnormal one has few bits): zeros, whatever the scale.
+    scales = np.where(scales >= np.finfo(np.float32).tiny, scales, np.float32(1))
     return np.rint(weights / scales).clip(-largest, largest).astype(np.int16), scales
 
 

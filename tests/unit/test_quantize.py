@@ -192,6 +192,12 @@ def test_a_block_is_off_by_half_a_step_at_most(weights: NDArray[np.float32], blo
     assert (np.abs(restored[:, :columns] - weights) <= 0.5001 * steps).all()
 
 
+def test_a_block_of_the_smallest_numbers_becomes_zeros() -> None:
+    values, scales = block_quantize(np.array([[2.31e-43, -1e-40]], np.float32), 16)
+    assert (values == 128).all()
+    assert np.isfinite(scales).all()
+
+
 @given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=40), elements=FLOATS))
 def test_seven_bits_cannot_overflow_sixteen_in_a_pair_of_products(weights: NDArray[np.float32]) -> None:
     values, scales = row_quantize(weights, 64)
