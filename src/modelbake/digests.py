@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -28,14 +29,18 @@ class Digests:
 
     def sha256(self, path: Path) -> str:
         """SHA-256 of the file, in hexadecimal; OSError where it cannot be read."""
+        return self.remembered(path, "", lambda: sha256_of(path))
+
+    def remembered(self, path: Path, label: str, taken: Callable[[], str]) -> str:
+        """What `taken` gives, a digest taken over the file's bytes and more that `label` tells; OSError where it cannot be read."""
         before = _identity(path)
-        known = self._recall(before)
+        known = self._recall(before + label)
         if known is not None:
             return known
-        sha256 = sha256_of(path)
+        sha256 = taken()
         stat = path.stat()
         if _identity(path) == before and time.time_ns() - max(stat.st_ctime_ns, stat.st_mtime_ns) > SETTLED:
-            self._remember(before, sha256)
+            self._remember(before + label, sha256)
         return sha256
 
     def refs(self, root: Path) -> tuple[FileRef, ...]:

@@ -1,0 +1,1 @@
+"""Bundles as OCI: layers, manifests, the local store, registries, grafted images, signatures."""

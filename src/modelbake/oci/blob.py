@@ -1,0 +1,76 @@
+"""Blobs that need not be one file on the disk: pieces of memory and files, read or sent in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelbake.errors import IntegrityError
+from modelbake.files import CHUNK
+from modelbake.oci import layer
+from modelbake.oci.model import Descriptor
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A whole file, which had `size` bytes when its digest was taken."""
+
+    path: Path
+    size: int
+
+    def shorter(self) -> IntegrityError:
+        """The error of a file that has fewer bytes than that by now."""
+        return IntegrityError(
+            f"{self.path} became shorter while it was read; run this again when nothing writes to it."
+        )
+
+
+Piece = bytes | FilePart
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A blob's descriptor and where its bytes are: the pieces, one behind the other."""
+
+    descriptor: Descriptor
+    pieces: tuple[Piece, ...]
+
+    def parts(self, offset: int = 0) -> Iterator[tuple[Piece, int]]:
+        """The pieces behind the blob's first `offset` bytes, each with how many of its own bytes to leave out."""
+        for piece in self.pieces:
+            size = piece.size if isinstance(piece, FilePart) else len(piece)
+            if offset < size:
+                yield piece, offset
+            offset = max(0, offset - size)
+
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """The bytes from `offset` on, in pieces of some size; IntegrityError where a file became shorter."""
+        for piece, skip in self.parts(offset):
+            if isinstance(piece, bytes):
+                yield piece[skip:]
+                continue
+            left = piece.size - skip
+            with piece.path.open("rb", buffering=0) as file:
+                file.seek(skip)
+                while left:
+                    chunk = file.read(min(CHUNK, left))
+                    if not chunk:
+                        raise piece.shorter()
+                    left -= len(chunk)
+                    yield chunk
+
+
+def of_bytes(data: bytes, descriptor: Descriptor) -> Blob:
+    """The blob of `data`."""
+    return Blob(descriptor, (data,))
+
+
+def of_file(file: Path, descriptor: Descriptor) -> Blob:
+    """The blob that the file is."""
+    return Blob(descriptor, (FilePart(file, descriptor.size),))
+
+
+def layer_pieces(path: str, file: Path, size: int) -> tuple[Piece, ...]:
+    """The layer that holds the file of `size` bytes under `path` below an image's root."""
+    return (layer.head(path, size), FilePart(file, size), layer.tail(size))

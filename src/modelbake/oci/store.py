@@ -1,0 +1,246 @@
+"""The store: a local OCI image layout, safe under concurrent use and kill -9.
+
+Format: OCI image-spec 1.1, image-layout.md. A blob appears under its digest by one rename when all its bytes were hashed; index.json
+is replaced by one rename under a lock. Whoever adds holds a shared lock, and `gc` the exclusive one, so that it cannot take away what
+is being added and not tagged yet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelbake.errors import IntegrityError, MachineError, UnknownNameError
+from modelbake.files import disk_errors, write_atomically
+from modelbake.oci.blob import Blob, of_file
+from modelbake.oci.model import (
+    IMAGE_INDEX,
+    MOST_MANIFEST_BYTES,
+    REF_NAME,
+    Descriptor,
+    ImageIndex,
+    decode,
+    encode,
+)
+from modelbake.oci.place import reachable
+
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What `gc` took away."""
+
+    blobs: int
+    size: int
+
+
+class Store:
+    """An OCI image layout in `folder`, which is made when something is put into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._blobs = folder / "blobs" / "sha256"
+        # Beside the blobs, so that a rename puts what is whole into place; other tools leave it alone.
+        self._ingest = folder / "ingest"
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """For as long as blobs are added that no tag leads to yet: `gc` waits until it ends."""
+        self._make()
+        with self._lock("gc", fcntl.LOCK_SH):
+            yield
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the store holds the blob; its bytes were hashed when they came."""
+        try:
+            return self.path(descriptor).stat().st_size == descriptor.size
+        except OSError:
+            return False
+
+    def path(self, descriptor: Descriptor) -> Path:
+        """Where the blob is, or will be."""
+        return self._blobs / descriptor.hex
+
+    def partial(self, descriptor: Descriptor) -> Path:
+        """Where bytes of the blob gather until all are there; what a download that was cut left is found there again."""
+        return self._ingest / descriptor.hex
+
+    def first(self, descriptor: Descriptor, count: int) -> bytes:
+        """The blob's first bytes, at most `count`."""
+        with self.path(descriptor).open("rb") as file:
+            return file.read(count)
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        """The blob, to be read; UnknownNameError where the store has none of that digest and size."""
+        if not self.has(descriptor):
+            raise UnknownNameError(
+                f"{self.folder} has no blob {descriptor.digest} of {descriptor.size:,} bytes; pull or pack again what has it."
+            )
+        return of_file(self.path(descriptor), descriptor)
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """A small blob, such as a manifest, hashed; IntegrityError where it is damaged or no small one."""
+        if descriptor.size > MOST_MANIFEST_BYTES:
+            raise IntegrityError(f"{descriptor.digest} has {descriptor.size:,} bytes, more than a manifest may have.")
+        data = b"".join(self.blob(descriptor).chunks())
+        if hashlib.sha256(data).hexdigest() != descriptor.hex:
+            raise IntegrityError(
+                f"{self.path(descriptor)} is damaged; take it away, then pull or pack again what has it."
+            )
+        return data
+
+    def add(self, blob: Blob) -> None:
+        """Put the blob in, unless it is there; within `adding`. IntegrityError where its bytes are not those of its digest."""
+        if self.has(blob.descriptor):
+            return
+        with self.partially(blob.descriptor) as partial:
+            digest = hashlib.sha256()
+            with partial.open("wb") as file:
+                for chunk in blob.chunks():
+                    digest.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            self.keep(blob.descriptor, digest.hexdigest())
+
+    @contextmanager
+    def partially(self, descriptor: Descriptor) -> Iterator[Path]:
+        """The file to gather the blob's bytes in, for one writer at a time; others wait. Within `adding`.
+
+        Whoever has it asks `has` again, since the one before may have finished it.
+        """
+        self._make()
+        with disk_errors(self.folder), self._lock(f"blob-{descriptor.hex[:2]}", fcntl.LOCK_EX):
+            yield self.partial(descriptor)
+
+    def keep(self, descriptor: Descriptor, sha256: str) -> None:
+        """Make the gathered bytes the blob; IntegrityError, and the bytes are gone, where digest or size is another."""
+        partial = self.partial(descriptor)
+        size = partial.stat().st_size
+        if (sha256, size) != (descriptor.hex, descriptor.size):
+            partial.unlink()
+            raise IntegrityError(
+                f"{descriptor.digest} of {descriptor.size:,} bytes was promised, but {size:,} bytes of sha256:{sha256} came; "
+                "nothing of them was kept."
+            )
+        os.chmod(partial, 0o644)
+        os.replace(partial, self.path(descriptor))
+
+    def names(self) -> list[str]:
+        """All names, sorted; none where there is no store yet."""
+        return sorted({name for one in self._index().manifests if (name := (one.annotations or {}).get(REF_NAME))})
+
+    def resolve(self, name: str) -> Descriptor:
+        """The document that a name, or its digest, leads to; UnknownNameError where there is none."""
+        for one in self._index().manifests:
+            if name in ((one.annotations or {}).get(REF_NAME), one.digest):
+                return one.bare()
+        known = ", ".join(self.names()) or "nothing"
+        raise UnknownNameError(f"The store {self.folder} has no {name!r}; it has: {known}.")
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Let `name` lead to the manifest, which must be whole in the store; within `adding`."""
+        self._make()
+        named = Descriptor(
+            descriptor.media_type,
+            descriptor.digest,
+            descriptor.size,
+            artifact_type=descriptor.artifact_type,
+            annotations={REF_NAME: name},
+        )
+        with self._lock("index", fcntl.LOCK_EX):
+            others = [one for one in self._index().manifests if (one.annotations or {}).get(REF_NAME) != name]
+            self._write_index([*others, named])
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Let the names lead nowhere; UnknownNameError, and nothing is changed, where one does not exist."""
+        names = list(names)
+        for name in names:
+            self.resolve(name)
+        with self._lock("index", fcntl.LOCK_EX):
+            kept = [
+                one
+                for one in self._index().manifests
+                if (one.annotations or {}).get(REF_NAME) not in names and one.digest not in names
+            ]
+            self._write_index(kept)
+
+    def gc(self) -> Swept:
+        """Take away every blob that no tag leads to, and what died downloads left; waits until nobody adds anything."""
+        if not self.folder.exists():
+            return Swept(0, 0)
+        with disk_errors(self.folder), self._lock("gc", fcntl.LOCK_EX):
+            wanted = {one.hex for root in self._index().manifests for one in reachable(self, root)}
+            gone = [path for path in self._blobs.iterdir() if path.name not in wanted]
+            gone += list(self._ingest.iterdir())
+            size = sum(path.stat().st_size for path in gone)
+            for path in gone:
+                path.unlink()
+            return Swept(len(gone), size)
+
+    def verify(self) -> list[Descriptor]:
+        """Hash every blob that a tag leads to, and return them; IntegrityError which names all that are missing or damaged."""
+        roots = self._index().manifests
+        found = {one.digest: one for root in roots for one in reachable(self, root)}
+        bad = [one.digest for one in found.values() if self._sha256(one) != one.hex]
+        if bad:
+            raise IntegrityError(
+                f"Damaged in {self.folder}: {', '.join(bad)}. Take these away from blobs/sha256, then pull or pack again what has them."
+            )
+        return list(found.values())
+
+    def _sha256(self, descriptor: Descriptor) -> str:
+        digest = hashlib.sha256()
+        for chunk in self.blob(descriptor).chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def _index(self) -> ImageIndex:
+        path = self.folder / _INDEX
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return ImageIndex(2)
+        except OSError as error:
+            raise MachineError(
+                f"{path} cannot be read ({error.strerror}); give yourself the right to read it."
+            ) from error
+        return decode(data, ImageIndex, str(path))
+
+    def _write_index(self, manifests: Iterable[Descriptor]) -> None:
+        ordered = tuple(sorted(manifests, key=lambda one: ((one.annotations or {}).get(REF_NAME, ""), one.digest)))
+        write_atomically(self.folder / _INDEX, encode(ImageIndex(2, ordered, IMAGE_INDEX)))
+
+    def _make(self) -> None:
+        if (self.folder / "oci-layout").exists():
+            return
+        with disk_errors(self.folder):
+            for folder in (self._blobs, self._ingest):
+                folder.mkdir(parents=True, exist_ok=True)
+            with self._lock("index", fcntl.LOCK_EX):
+                if not (self.folder / _INDEX).exists():
+                    self._write_index(())
+            write_atomically(self.folder / "oci-layout", _LAYOUT)
+
+    @contextmanager
+    def _lock(self, name: str, how: int) -> Iterator[None]:
+        """A lock that the kernel frees when its holder dies. Threads each open it anew, so it holds among them as well."""
+        with disk_errors(self.folder):
+            locks = self.folder / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
