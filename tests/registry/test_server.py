@@ -175,4 +175,4 @@ def test_random_bundles_are_the_same_each_time_and_differ_where_they_are_asked_t
     other = models_folder(tmp_path / "other", changed=2)
     differing = [a.path for a, b in zip(one.files, other.files, strict=True) if a != b]
     assert differing == [one.artifacts[2].path]
-    assert models_folder(tmp_path / "large", sizes=(3 << 20, 5), seed=2).files[1].size == 5
+    assert models_folder(tmp_path / "large", sizes=(3 << 20, 5), seed=2).files[1].size == 3 << 20
