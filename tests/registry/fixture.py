@@ -1,4 +1,4 @@
-"""The pytest fixtures of the registry: `registry` runs, `proxy` stands before it."""
+"""The pytest fixtures of the registry: `registry` runs, `proxy` stands before it, `client` has folders and runs modelbake."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.registry.client import Client
 from tests.registry.proxy import FaultyProxy
 from tests.registry.server import Registry
 
@@ -23,3 +24,10 @@ def proxy(registry: Registry) -> Iterator[FaultyProxy]:
     """A proxy before `registry`; the test fails if one of its handlers did."""
     with FaultyProxy(registry.port) as running:
         yield running
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    """Commands on folders of this test."""
+    (tmp_path / "client").mkdir()
+    return Client(tmp_path / "client")
