@@ -47,12 +47,24 @@ IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 OWN_IMPORTS = {name: {m for m in found if m.partition(".")[0] == "modelbake"} for name, found in IMPORTS.items()}
 
 # What any worker may import.
-FOUNDATION = {"modelbake", "bundle", "deployment", "manifest", "files", "errors", "settings", "output", "digests"}
+FOUNDATION = {
+    "modelbake",
+    "bundle",
+    "deployment",
+    "manifest",
+    "files",
+    "errors",
+    "settings",
+    "output",
+    "digests",
+    "patience",
+}
 # The rooms, and what else each may import: workers do not import each other, but for these.
 ROOMS = {
     "errors": set(),
     "settings": {"errors"},
     "output": set(),
+    "patience": {"errors"},
     "bundle": {"errors"},
     "deployment": {"errors"},
     "manifest": {"bundle", "errors"},
@@ -63,6 +75,7 @@ ROOMS = {
     "install": FOUNDATION,
     "layers": FOUNDATION,
     "sources": FOUNDATION,
+    "oci": FOUNDATION | {"layers"},
     "lock": FOUNDATION | {"sources"},
     "graph": {"errors"},
     "inspect": FOUNDATION | {"graph"},
