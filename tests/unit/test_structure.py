@@ -75,7 +75,7 @@ ROOMS = {
     "install": FOUNDATION,
     "layers": FOUNDATION,
     "sources": FOUNDATION,
-    "oci": FOUNDATION | {"layers"},
+    "oci": FOUNDATION | {"install", "layers"},
     "lock": FOUNDATION | {"sources"},
     "graph": {"errors"},
     "inspect": FOUNDATION | {"graph"},
@@ -88,7 +88,7 @@ ROOMS = {
     "bake": FOUNDATION | {"sources", "verify"},
     "pipeline": FOUNDATION | {"cache", "export", "install", "parity", "quantize", "sources"},
     "training": FOUNDATION | {"export", "parity", "runtime"},
-    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "pipeline", "report", "runtime", "training", "verify"},
+    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "oci", "pipeline", "report", "runtime", "training", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
 }
