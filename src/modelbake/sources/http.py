@@ -131,7 +131,7 @@ def retry_after(value: str | None) -> float | None:
     """Seconds of a Retry-After header, which is a number or an HTTP date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
-    if re.fullmatch(r"\s*[0-9]+\s*", value):
+    if re.fullmatch(r"[ \t]*[0-9]+[ \t]*", value):
         return min(float(value), MAX_RETRY_AFTER)
     try:
         moment = email.utils.parsedate_to_datetime(value).timestamp()
