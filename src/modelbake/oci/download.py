@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from modelbake.errors import IntegrityError
+from modelbake.files import CHUNK
 from modelbake.oci.model import Descriptor
 from modelbake.oci.repository import NoPartsError, Repository
 from modelbake.output import Progress
+from modelbake.patience import TransientError
+
+_SMALL_PIECE = 1 << 14
 
 
 class Sink(Protocol):
@@ -30,8 +35,10 @@ def download(repository: Repository, descriptor: Descriptor, sink: Sink, progres
 
     Where what was kept from before, or a part out of the middle, may be what is wrong, it is all brought once more.
     """
-    if _once(repository, descriptor, sink, progress, anew=False):
-        return
+    # What the sink refuses is a wrong archive, or wrong bytes out of the middle of a right one.
+    with suppress(IntegrityError):
+        if _once(repository, descriptor, sink, progress, anew=False):
+            return
     if _once(repository, descriptor, sink, progress, anew=True):
         return
     raise IntegrityError(
@@ -48,12 +55,19 @@ def _once(repository: Repository, descriptor: Descriptor, sink: Sink, progress: 
     else:
         state.take_up()
 
+    piece = CHUNK
+
     def attempt() -> None:
+        nonlocal piece
         try:
-            for chunk in repository.chunks(descriptor, state.length):
+            for chunk in repository.chunks(descriptor, state.length, piece):
                 state.add(chunk)
         except NoPartsError:
             state.restart()
+            raise
+        except TransientError:
+            # A connection that breaks loses the piece that was being read: one that keeps breaking must get forward too.
+            piece = _SMALL_PIECE
             raise
 
     before = state.length

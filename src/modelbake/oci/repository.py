@@ -119,11 +119,12 @@ class Repository:
 
     def first(self, descriptor: Descriptor, count: int) -> bytes:
         """A blob's first bytes, at most `count`; nothing of them was checked."""
+        url = self._blob_url(descriptor)
 
         def ask() -> bytes:
             headers = {"range": f"bytes=0-{min(count, descriptor.size) - 1}"}
-            with self._get(self._blob_url(descriptor), headers, (200, 206)) as response:
-                return _read(response, count)
+            with self._get(url, headers, (200, 206)) as response:
+                return _read(response, count, url)
 
         return self._patiently(ask)
 
@@ -144,8 +145,8 @@ class Repository:
         """None: its bytes are not on this machine."""
         return None
 
-    def chunks(self, descriptor: Descriptor, offset: int) -> Iterator[bytes]:
-        """A blob's bytes from `offset` on, as they come and never more than it has.
+    def chunks(self, descriptor: Descriptor, offset: int, piece: int = CHUNK) -> Iterator[bytes]:
+        """A blob's bytes from `offset` on, as they come and never more than it has; a broken connection loses up to `piece`.
 
         TransientError where the connection breaks or the registry does not give that part; nothing was checked.
         """
@@ -157,7 +158,7 @@ class Repository:
             while left:
                 if self.stop.is_set():
                     raise CancelledDownloadError("The transfer was stopped.")
-                chunk = _read(response, CHUNK)
+                chunk = _read(response, piece, url)
                 if not chunk:
                     raise TransientError(f"{bare(url)}: the connection ended {left:,} bytes early")
                 if skip:
@@ -277,7 +278,7 @@ class Repository:
     def _small(self, url: str, headers: Mapping[str, str], header: str = "content-type") -> tuple[bytes, str]:
         with self._get(url, headers, (200,)) as response:
             data = bytearray()
-            while chunk := _read(response, CHUNK):
+            while chunk := _read(response, CHUNK, url):
                 data += chunk
                 if len(data) > MOST_MANIFEST_BYTES:
                     raise IntegrityError(
@@ -308,11 +309,11 @@ class Repository:
         return self.transport.url(f"{self._path}/blobs/{descriptor.digest}")
 
 
-def _read(response: Response, count: int) -> bytes:
+def _read(response: Response, count: int, url: str) -> bytes:
     try:
         return bytes(response.read(count))
     except (HTTPError, OSError) as error:
-        raise TransientError(f"The connection broke ({type(error).__name__}: {error})") from error
+        raise TransientError(f"{bare(url)}: the connection broke ({type(error).__name__}: {error})") from error
 
 
 def _skipped(response: Response, offset: int, size: int, url: str) -> int:
