@@ -75,7 +75,7 @@ ROOMS = {
     "install": FOUNDATION,
     "layers": FOUNDATION,
     "sources": FOUNDATION,
-    "oci": FOUNDATION | {"layers"},
+    "oci": FOUNDATION | {"bake", "layers"},
     "lock": FOUNDATION | {"sources"},
     "graph": {"errors"},
     "inspect": FOUNDATION | {"graph"},
@@ -88,17 +88,20 @@ ROOMS = {
     "bake": FOUNDATION | {"sources", "verify"},
     "pipeline": FOUNDATION | {"cache", "export", "install", "parity", "quantize", "sources"},
     "training": FOUNDATION | {"export", "parity", "runtime"},
-    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "pipeline", "report", "runtime", "training", "verify"},
+    "cli": FOUNDATION
+    | {"bake", "inspect", "layers", "lock", "oci", "pipeline", "report", "runtime", "training", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
 }
 # The modules behind the exceptions in ROOMS: an exporter writes the tokenizer file that the runtime reads, and a bake asks
-# beforehand whether a source has the real weights; variants are made of what an exporter hands on, and handed on likewise.
+# beforehand whether a source has the real weights; variants are made of what an exporter hands on, and handed on likewise; a graft into the engine calls
+# the docker client as a bake does.
 NARROW = {
     ("export", "runtime"): {"modelbake.runtime.clip_tokenizer"},
     ("bake", "sources"): {"modelbake.sources.fetch"},
     ("pipeline", "sources"): {"modelbake.sources.fetch", "modelbake.sources.fetched"},
     ("quantize", "export"): {"modelbake.export.artifact"},
+    ("oci", "bake"): {"modelbake.bake.docker"},
     ("lock", "sources"): {"modelbake.sources.survey"},
     ("report", "runtime"): {"modelbake.runtime.session"},
     ("training", "runtime"): {"modelbake.runtime.boundary"},

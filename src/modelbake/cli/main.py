@@ -18,6 +18,7 @@ COMMANDS = {
     "build": "modelbake.cli.build",
     "embed": "modelbake.cli.embed",
     "fetch": "modelbake.cli.fetch",
+    "graft": "modelbake.cli.graft",
     "inspect": "modelbake.cli.inspect",
     "layers": "modelbake.cli.layers",
     "list": "modelbake.cli.list",
