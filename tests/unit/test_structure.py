@@ -75,7 +75,7 @@ ROOMS = {
     "install": FOUNDATION,
     "layers": FOUNDATION,
     "sources": FOUNDATION,
-    "oci": FOUNDATION | {"bake", "layers"},
+    "oci": FOUNDATION | {"bake", "install", "layers"},
     "lock": FOUNDATION | {"sources"},
     "graph": {"errors"},
     "inspect": FOUNDATION | {"graph"},
@@ -94,8 +94,8 @@ ROOMS = {
     "modelbake": set(),
 }
 # The modules behind the exceptions in ROOMS: an exporter writes the tokenizer file that the runtime reads, and a bake asks
-# beforehand whether a source has the real weights; variants are made of what an exporter hands on, and handed on likewise; a graft into the engine calls
-# the docker client as a bake does.
+# beforehand whether a source has the real weights; variants are made of what an exporter hands on, and handed on likewise;
+# an image goes into the engine by the docker client.
 NARROW = {
     ("export", "runtime"): {"modelbake.runtime.clip_tokenizer"},
     ("bake", "sources"): {"modelbake.sources.fetch"},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelbake.cli.oci import moved_line, plain_http_option
 from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import UsageError
 from modelbake.output import out
@@ -31,68 +32,73 @@ ENGINE = "docker:"
     metavar="NAME",
     help="A bundle that RUNTIME holds and that one of BUNDLES takes the place of. May be given several times.",
 )
+@plain_http_option
 @speaking
-def command(runtime: str, bundles: tuple[str, ...], image: str, replace: tuple[str, ...]) -> None:
-    """Make an image out of the image RUNTIME and BUNDLES: a manifest and a config are written, no layer is.
+def command(runtime: str, bundles: tuple[str, ...], image: str, replace: tuple[str, ...], plain_http: bool) -> None:
+    """Make an image out of the image RUNTIME and BUNDLES, by a new manifest and config: no layer is made anew.
 
-    Each name is HOST/REPOSITORY:TAG in a registry, store:NAME in the local store, or docker:NAME in the Docker engine.
+    Each name is HOST/REPOSITORY:TAG in a registry, store:NAME in the local store, or docker:NAME in the Docker engine. Within one
+    registry, and into an engine that has the layers, no layer moves.
     """
-    from modelbake.cli.places import named
-    from modelbake.oci.engine import Sent, load
+    from modelbake.oci.engine import load
     from modelbake.oci.graft import graft, plan
+    from modelbake.oci.locate import locate
 
     settings = load_settings()
-    to_engine = image.startswith(ENGINE)
-    sent: Sent | None = None
+    into_engine = image.startswith(ENGINE)
     with ExitStack() as stack:
-        sources = _Sources(settings, stack, heads=to_engine)
-        origin = sources.find(runtime)
-        parts = [sources.find(bundle) for bundle in bundles]
-        if to_engine:
-            grafted = plan(origin, parts, replace)
-            out.detail(f"{len(grafted.layers)} layers that exist, {len(grafted.blobs)} blobs that are new")
-            sent = load(grafted, image.removeprefix(ENGINE), sources.held)
+        images = _Images(settings, plain_http, stack, heads=into_engine)
+        if into_engine:
+            grafted = plan(images.find(runtime), [images.find(bundle) for bundle in bundles], replace)
+            moved = load(grafted, image.removeprefix(ENGINE), images.held)
         else:
-            target = named(image, settings)
-            if target.reference is not None and target.reference.digest is not None:
+            to = locate(image, settings, plain_http)
+            if to.name.startswith("sha256:"):
                 raise UsageError(f"{image} names a digest, which is not known before; give the new image a tag.")
-            grafted = graft(origin, parts, target.place, target.name, replace)
+            parts = [images.find(bundle) for bundle in bundles]
+            grafted, moved = graft(images.find(runtime), parts, to.place, to.name, replace)
     platforms = [f"{one.platform.os}/{one.platform.architecture}" for one in grafted.manifests if one.platform]
     versions = {entry.name: entry.version for entry in grafted.bundles.bundles}
-    data = {"image": image, "digest": grafted.image.digest, "platforms": platforms, "bundles": versions}
+    result = {
+        "image": image,
+        "digest": grafted.image.digest,
+        "platforms": platforms,
+        "bundles": versions,
+        "sent": moved.sent,
+        "size": moved.total,
+    }
     lines = [
-        f"{image}@{grafted.image.digest}",
-        f"  platforms: {', '.join(platforms)}",
-        f"  bundles: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        image,
+        f"  digest     {grafted.image.digest}",
+        f"  platforms  {', '.join(platforms)}",
+        f"  bundles    {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        moved_line("sent", moved),
     ]
-    if sent is not None:
-        data |= {"sent": {"layers": sent.layers, "bytes": sent.size}}
-        lines.append(f"  sent to the engine: {sent.layers} layers, {sent.size:,} bytes in all")
-    out.result(data, lines)
+    out.result(result, lines)
 
 
 @dataclass
-class _Sources:
-    """Finds images by their names; what is in the engine comes into a folder that is gone at the end.
+class _Images:
+    """Finds images by their names; what is in the engine comes into folders that are gone at the end.
 
     heads: only as much of the engine's images as it takes to look at them, since they go back there. `held` are their blobs.
     """
 
     settings: Settings
+    plain_http: bool
     stack: ExitStack
     heads: bool
     held: set[str] = field(default_factory=set)
 
     def find(self, name: str) -> Source:
         """The image that is called so."""
-        from modelbake.cli.places import named
-
-        if not name.startswith(ENGINE):
-            place = named(name, self.settings)
-            return place.place, place.place.resolve(place.name)
         from modelbake.oci.engine import save
+        from modelbake.oci.locate import locate
         from modelbake.oci.store import Store
 
+        if not name.startswith(ENGINE):
+            found = locate(name, self.settings, self.plain_http)
+            return found.place, found.resolve()
         store = Store(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="modelbake-graft-"))))
         with store.adding():
             root = save(name.removeprefix(ENGINE), store, self.heads)

@@ -22,7 +22,7 @@ from modelbake.bake.docker import NO_ENGINE, docker, last_line
 from modelbake.errors import MachineError, UnknownNameError
 from modelbake.files import CHUNK
 from modelbake.oci.blob import Blob, of_bytes
-from modelbake.oci.graft import Grafted, move
+from modelbake.oci.graft import Grafted
 from modelbake.oci.image import HEAD_BYTES, Layer
 from modelbake.oci.model import (
     IMAGE_INDEX,
@@ -36,20 +36,13 @@ from modelbake.oci.model import (
     encode,
 )
 from modelbake.oci.store import Store
+from modelbake.oci.transfer import Moved, move
 from modelbake.output import NO_PROGRESS, Progress, out
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _LOADED = re.compile(r"Loaded image ID: (sha256:[0-9a-f]{64})")
 _UNKNOWN = ("no such image", "reference does not exist", "not found")
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What went to the engine: how many layers that existed before, and the bytes of all blobs."""
-
-    layers: int
-    size: int
 
 
 def save(image: str, store: Store, heads: bool = False) -> Descriptor:
@@ -77,7 +70,7 @@ def save(image: str, store: Store, heads: bool = False) -> Descriptor:
     return _present(store, listed[0].bare())
 
 
-def load(grafted: Grafted, name: str, held: Collection[str] = ()) -> Sent:
+def load(grafted: Grafted, name: str, held: Collection[str] = ()) -> Moved:
     """Put the grafted image into the engine as `name`: of several platforms the engine's own.
 
     held: digests of blobs that the engine is known to have. Of these, and of layers that an image in the engine has, nothing is sent
@@ -93,22 +86,25 @@ def load(grafted: Grafted, name: str, held: Collection[str] = ()) -> Sent:
     missing = [one for one in old if there.isdisjoint((one.descriptor.digest, one.diff_id))]
     with tempfile.TemporaryDirectory(prefix="modelbake-graft-") as folder:
         try:
-            sent, loaded = _load(manifest, chosen, new, missing, Store(Path(folder)))
+            loaded = _load(manifest, chosen, new, missing, Store(Path(folder)))
         except MachineError as error:
             # The engine may hold what a layer unpacks to, but compressed otherwise.
-            rest = [one for one in old if one in missing or one.place.has(one.descriptor)]
-            if len(rest) == len(missing):
+            every = [one for one in old if one in missing or one.place.has(one.descriptor)]
+            if len(every) == len(missing):
                 raise
             out.detail(f"{error} Sending all layers.")
-            sent, loaded = _load(manifest, chosen, new, rest, Store(Path(folder)))
+            missing = every
+            loaded = _load(manifest, chosen, new, missing, Store(Path(folder)))
     # Only what is whole gets the name: until here an older image of that name is what it was.
     docker("tag", "--", loaded, name)
-    return sent
+    moved = [*(blob.descriptor for blob in new), *(layer.descriptor for layer in missing)]
+    whole = (*manifest.layers, manifest.config, chosen)
+    return Moved(sum(one.size for one in moved), len(moved), sum(one.size for one in whole), len(whole))
 
 
 def _load(
     manifest: ImageManifest, image: Descriptor, new: Sequence[Blob], layers: Sequence[Layer], spool: Store
-) -> tuple[Sent, str]:
+) -> str:
     """Send these blobs and no others; what the engine calls the image, which has no name yet."""
     blobs = {blob.descriptor.digest: blob for blob in (*new, *(_brought(layer, spool) for layer in layers))}
     size = sum(blob.descriptor.size for blob in blobs.values())
@@ -132,7 +128,7 @@ def _load(
         raise MachineError(
             f"docker load did not say what it loaded ({last_line(answer)}); modelbake needs Docker 25 or newer."
         )
-    return Sent(len(layers), size), found[1]
+    return found[1]
 
 
 def _brought(layer: Layer, spool: Store) -> Blob:

@@ -9,12 +9,12 @@ of one kind the order matters: the last stays it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from modelbake import manifest
-from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError, UnknownNameError, UsageError
+from modelbake.errors import IntegrityError, RefusedError, UnknownNameError, UsageError
 from modelbake.manifest import SCHEMA_VERSION, FileRef, Manifest
 from modelbake.oci.blob import Blob, of_bytes
 from modelbake.oci.image import PLAIN, Contents, Image, Layer, contents, images
@@ -31,6 +31,7 @@ from modelbake.oci.model import (
 )
 from modelbake.oci.pack import BUNDLE_DIGEST, PATH, bundle_labels, layer_annotations, manifest_layer
 from modelbake.oci.place import Place
+from modelbake.oci.transfer import Moved, move, send
 
 # What Docker's overlay2 store takes (`max depth exceeded` beyond); containerd's takes more, but an image should run on both.
 MOST_LAYERS = 125
@@ -52,32 +53,19 @@ class Grafted:
     bundles: Manifest
 
 
-def graft(runtime: Source, bundles: Sequence[Source], to: Place, name: str, replace: Collection[str] = ()) -> Grafted:
-    """Put the image of the runtime and the bundles into `to`, and let `name` lead to it. The errors are those of `plan`."""
+def graft(
+    runtime: Source, bundles: Sequence[Source], to: Place, name: str, replace: Collection[str] = ()
+) -> tuple[Grafted, Moved]:
+    """Put the image of the runtime and the bundles into `to`, where `name` then leads to it. The errors are those of `plan`."""
     grafted = plan(runtime, bundles, replace)
     layers: dict[Place, list[Descriptor]] = {}
     for layer in grafted.layers:
         layers.setdefault(layer.place, []).append(layer.descriptor)
     with to.adding():
-        for place, descriptors in layers.items():
-            move(place, descriptors, to)
-        for blob in grafted.blobs:
-            to.add(blob)
+        steps = [move(place, descriptors, to) for place, descriptors in layers.items()]
+        steps.append(send(grafted.blobs, to))
         to.tag(name, grafted.image)
-    return grafted
-
-
-def move(source: Place, descriptors: Sequence[Descriptor], target: Place) -> None:
-    """Let `target` have blobs that `source` has; within the target's `adding`."""
-    for descriptor in descriptors:
-        if target.has(descriptor):
-            continue
-        blob = source.blob(descriptor)
-        if blob is None:
-            raise SourceUnreachableError(
-                f"{source} does not keep the bytes of {descriptor.digest} on this machine; pull the image into the store first."
-            )
-        target.add(blob)
+    return grafted, Moved(*(sum(figures) for figures in zip(*map(astuple, steps), strict=True)))
 
 
 def plan(runtime: Source, bundles: Sequence[Source], replace: Collection[str] = ()) -> Grafted:

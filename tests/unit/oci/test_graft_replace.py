@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def grafted(runtime: Source, *bundles: Source, replace: tuple[str, ...] = ()) -> Source:
-    return runtime[0], graft(runtime, bundles, runtime[0], "new", replace).image
+    return runtime[0], graft(runtime, bundles, runtime[0], "new", replace)[0].image
 
 
 FILES = st.dictionaries(
