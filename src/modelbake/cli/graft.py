@@ -17,7 +17,8 @@ from modelbake.output import out
 from modelbake.settings import Settings
 
 if TYPE_CHECKING:
-    from modelbake.oci.graft import Source
+    from modelbake.oci.graft import Grafted, Source
+    from modelbake.oci.transfer import Moved
 
 ENGINE = "docker:"
 
@@ -40,21 +41,33 @@ def command(runtime: str, bundles: tuple[str, ...], image: str, replace: tuple[s
     Each name is HOST/REPOSITORY:TAG in a registry, store:NAME in the local store, or docker:NAME in the Docker engine. Within one
     registry, and into an engine that has the layers, no layer moves.
     """
-    from modelbake.oci.engine import load
+    from modelbake.oci.engine import MissingLayerError, load
     from modelbake.oci.graft import graft, plan
     from modelbake.oci.locate import locate
 
     settings = load_settings()
-    into_engine = image.startswith(ENGINE)
-    with ExitStack() as stack:
-        images = _Images(settings, plain_http, stack, heads=into_engine)
-        if into_engine:
-            grafted = plan(images.find(runtime), [images.find(bundle) for bundle in bundles], replace)
-            moved = load(grafted, image.removeprefix(ENGINE), images.held)
-        else:
-            to = locate(image, settings, plain_http)
-            if to.name.startswith("sha256:"):
-                raise UsageError(f"{image} names a digest, which is not known before; give the new image a tag.")
+    if image.startswith(ENGINE):
+        name = image.removeprefix(ENGINE)
+
+        def into_engine(heads: bool) -> tuple[Grafted, Moved]:
+            with ExitStack() as stack:
+                images = _Images(settings, plain_http, stack, heads)
+                # The bundles first: a name that does not exist is found before the engine has to give all of the runtime.
+                parts = [images.find(bundle) for bundle in bundles]
+                grafted = plan(images.find(runtime), parts, replace)
+                return grafted, load(grafted, name, images.held)
+
+        try:
+            grafted, moved = into_engine(heads=True)
+        except MissingLayerError as error:
+            out.detail(str(error))
+            grafted, moved = into_engine(heads=False)
+    else:
+        to = locate(image, settings, plain_http)
+        if to.name.startswith("sha256:"):
+            raise UsageError(f"{image} names a digest, which is not known before; give the new image a tag.")
+        with ExitStack() as stack:
+            images = _Images(settings, plain_http, stack, heads=False)
             parts = [images.find(bundle) for bundle in bundles]
             grafted, moved = graft(images.find(runtime), parts, to.place, to.name, replace)
     platforms = [f"{one.platform.os}/{one.platform.architecture}" for one in grafted.manifests if one.platform]
@@ -92,15 +105,16 @@ class _Images:
 
     def find(self, name: str) -> Source:
         """The image that is called so."""
-        from modelbake.oci.engine import save
+        from modelbake.oci.engine import Saved, save
         from modelbake.oci.locate import locate
-        from modelbake.oci.store import Store
 
         if not name.startswith(ENGINE):
             found = locate(name, self.settings, self.plain_http)
             return found.place, found.resolve()
-        store = Store(Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="modelbake-graft-"))))
+        image = name.removeprefix(ENGINE)
+        folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="modelbake-graft-")))
+        store = Saved(folder, image)
         with store.adding():
-            root = save(name.removeprefix(ENGINE), store, self.heads)
-        self.held |= {f"sha256:{path.name}" for path in (store.folder / "blobs" / "sha256").iterdir()}
+            root = save(image, store, self.heads)
+        self.held |= {f"sha256:{path.name}" for path in (folder / "blobs" / "sha256").iterdir()}
         return store, root

@@ -45,6 +45,21 @@ _LOADED = re.compile(r"Loaded image ID: (sha256:[0-9a-f]{64})")
 _UNKNOWN = ("no such image", "reference does not exist", "not found")
 
 
+class Saved(Store):
+    """A store in `folder` for what `save` brings of an image; messages call it by the image's name in the engine."""
+
+    def __init__(self, folder: Path, image: str) -> None:
+        super().__init__(folder)
+        self._image = image
+
+    def __str__(self) -> str:
+        return f"docker:{self._image}"
+
+
+class MissingLayerError(MachineError):
+    """The engine wants layers again of which only the first bytes were read from it."""
+
+
 def save(image: str, store: Store, heads: bool = False) -> Descriptor:
     """Bring the engine's image into `store`, within its `adding`, and return what it is: an image manifest or an index.
 
@@ -74,7 +89,8 @@ def load(grafted: Grafted, name: str, held: Collection[str] = ()) -> Moved:
     """Put the grafted image into the engine as `name`: of several platforms the engine's own.
 
     held: digests of blobs that the engine is known to have. Of these, and of layers that an image in the engine has, nothing is sent
-    unless the engine turns out not to have them in that form. MachineError where the engine does not take the image.
+    unless the engine turns out not to have them in that form, which is a MissingLayerError where the bytes are not at hand. MachineError
+    where the engine does not take the image.
     """
     chosen = _for_engine(grafted)
     known = {blob.descriptor.digest: blob for blob in grafted.blobs}
@@ -89,11 +105,12 @@ def load(grafted: Grafted, name: str, held: Collection[str] = ()) -> Moved:
             loaded = _load(manifest, chosen, new, missing, Store(Path(folder)))
         except MachineError as error:
             # The engine may hold what a layer unpacks to, but compressed otherwise.
-            every = [one for one in old if one in missing or one.place.has(one.descriptor)]
-            if len(every) == len(missing):
+            if missing == old:
                 raise
+            if not all(one.place.has(one.descriptor) for one in old):
+                raise MissingLayerError(f"{error} The image's layers have to be read whole for that.") from error
             out.detail(f"{error} Sending all layers.")
-            missing = every
+            missing = old
             loaded = _load(manifest, chosen, new, missing, Store(Path(folder)))
     # Only what is whole gets the name: until here an older image of that name is what it was.
     docker("tag", "--", loaded, name)

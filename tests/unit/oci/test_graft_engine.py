@@ -51,7 +51,9 @@ if words[0] == "load":
     older = json.loads(found["manifest.json"])[0]
     assert older["Layers"] == ["blobs/sha256/" + one["digest"][7:] for one in manifest["layers"]]
     for one in (manifest["config"], *manifest["layers"]):
-        if not os.path.exists(path(one["digest"])): fail("content digest " + one["digest"] + ": not found")
+        # As overlay2 does where a layer stands upon others than before.
+        gone = os.path.exists(os.path.join(home, "strict")) and one["digest"][7:] not in came
+        if gone or not os.path.exists(path(one["digest"])): fail("content digest " + one["digest"] + ": not found")
     print("Loaded image ID: " + root["digest"])
 elif words[0] == "tag":
     known[words[2]] = words[1]
@@ -348,12 +350,27 @@ def test_the_command_grafts_in_the_store_and_in_the_engine_alike(
     assert project.verify()
 
 
+def test_layers_that_the_engine_wants_again_are_read_whole_from_it(
+    docker: Engine, project: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = made.runtime(project, [made.tar_of({"big": bytes(MOST_MANIFEST_BYTES + 1)})], packed=False, history=[])
+    docker.holds("runtime:1", runtime)
+    made.bundle(project, "a")
+    (docker.home / "strict").touch()
+
+    code, answer = command(capsys, "docker:runtime:1", "store:a:1.0.0", "-t", "docker:new:1")
+    assert (code, docker.names["new:1"]) == (0, answer["digest"])
+    assert docker.calls.count("save runtime:1") == 2
+    assert answer["sent"] == answer["size"] > MOST_MANIFEST_BYTES
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
         (["store:none", "store:a:1.0.0", "-t", "store:x"], 3, "has no 'none'"),
         (["docker:none", "store:a:1.0.0", "-t", "docker:x"], 3, "no image 'none'"),
         (["store:runtime", "store:runtime", "-t", "store:x"], 5, "holds no bundle"),
+        (["store:runtime", "docker:runtime", "-t", "store:x"], 5, "docker:runtime: sha256:"),
         (["store:runtime", "store:a:1.0.0", "-t", "store:x", "--replace", "a"], 3, "to replace"),
         (
             ["store:runtime", "store:a:1.0.0", "-t", f"localhost:5000/x@sha256:{'0' * 64}"],
@@ -369,6 +386,7 @@ def test_the_command_s_errors(
     runtime = made.runtime(project)
     with project.adding():
         project.tag("runtime", runtime[1])
+    docker.holds("runtime", runtime)
     graft(runtime, [made.bundle(project, "a")], project, "with-a")
 
     found, answer = command(capsys, *arguments)
