@@ -232,11 +232,15 @@ def _path(layer: Layer, trusted: bool) -> str | None:
     try:
         if annotated is not None:
             return str(safe_relative_path(annotated, where))
-        entry = layer_format.read_head(layer.place.first(descriptor, HEAD_BYTES), where)
+        entry = layer_format.read_head(layer.place.part(descriptor, 0, HEAD_BYTES), where)
     except (IntegrityError, RefusedError):
         # Any other layer; what it holds is none of graft's business.
         return None
     alone = descriptor.size == layer_format.length(entry.path, entry.size)
+    if alone and not trusted:
+        # Behind the file there could be another, which nobody lists.
+        tail = layer_format.tail(entry.size)
+        alone = layer.place.part(descriptor, descriptor.size - len(tail), len(tail)) == tail
     below = entry.path.startswith(f"{IMAGE_ROOT}/")
     return entry.path.removeprefix(f"{IMAGE_ROOT}/") if alone and below else None
 
