@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import urlsplit
@@ -30,6 +30,10 @@ class Settings:
     hub_offline: bool
     ca_bundle: Path | None
     threads: int | None
+    # The local store of bundles and images, an OCI image layout.
+    store_dir: Path
+    # Of private keys that sign; None: ask on the terminal. Empty is a password too.
+    key_password: str | None = field(default=None, repr=False)
     # No source is taken whose bytes are not pinned.
     locked: bool = False
     # Set by --offline alone: no source that needs a network is asked.
@@ -42,13 +46,15 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, COSIGN_PASSWORD, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE
+    or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
     here = directory or Path.cwd()
     root = Path(environ["MODELBAKE_ROOT"]) if environ.get("MODELBAKE_ROOT") else _find_root(here)
     cache_home = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache")
+    data_home = Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "/tmp")) / ".local" / "share")
     return Settings(
         root=root,
         models_dir=Path(environ.get("MODELBAKE_MODELS") or root / "models"),
@@ -59,6 +65,8 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         hub_offline=_switch(environ.get("HF_HUB_OFFLINE", "")),
         ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
         threads=_threads(environ.get("MODELBAKE_THREADS")),
+        store_dir=Path(environ.get("MODELBAKE_STORE") or data_home / "modelbake" / "store"),
+        key_password=environ.get("COSIGN_PASSWORD"),
         locked=_switch(environ.get("MODELBAKE_LOCKED", "")),
     )
 

@@ -15,6 +15,7 @@ from modelbake.output import ReaderGoneError, out
 # Command names and their modules; each is imported only when used, so that `embed` starts without the build's packages.
 COMMANDS = {
     "bake": "modelbake.cli.bake",
+    "bom": "modelbake.cli.bom",
     "build": "modelbake.cli.build",
     "embed": "modelbake.cli.embed",
     "fetch": "modelbake.cli.fetch",
@@ -24,6 +25,7 @@ COMMANDS = {
     "lock": "modelbake.cli.lock",
     "report": "modelbake.cli.report",
     "rerank": "modelbake.cli.rerank",
+    "sign": "modelbake.cli.sign",
     "verify": "modelbake.cli.verify",
 }
 
