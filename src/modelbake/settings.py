@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +31,18 @@ class Settings:
     hub_offline: bool
     ca_bundle: Path | None
     threads: int | None
-    # The local store of bundles and images, an OCI image layout.
-    store_dir: Path
     # Of private keys that sign; None: ask on the terminal. Empty is a password too.
     key_password: str | None = field(default=None, repr=False)
     # No source is taken whose bytes are not pinned.
     locked: bool = False
     # Set by --offline alone: no source that needs a network is asked.
     offline: bool = False
+    # The local store of bundles and images, an OCI layout.
+    store_dir: Path = Path("store")
+    # Where docker keeps its credentials.
+    docker_config: Path = Path(".docker")
+    # By host, so that no other registry sees it.
+    registry_tokens: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bundles_dir(self) -> Path:
@@ -46,15 +51,16 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, COSIGN_PASSWORD, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE
-    or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, DOCKER_CONFIG,
+    COSIGN_PASSWORD, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
     here = directory or Path.cwd()
     root = Path(environ["MODELBAKE_ROOT"]) if environ.get("MODELBAKE_ROOT") else _find_root(here)
-    cache_home = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache")
-    data_home = Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "/tmp")) / ".local" / "share")
+    home = Path(environ.get("HOME", "/tmp"))
+    cache_home = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    data_home = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     return Settings(
         root=root,
         models_dir=Path(environ.get("MODELBAKE_MODELS") or root / "models"),
@@ -65,10 +71,20 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         hub_offline=_switch(environ.get("HF_HUB_OFFLINE", "")),
         ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
         threads=_threads(environ.get("MODELBAKE_THREADS")),
-        store_dir=Path(environ.get("MODELBAKE_STORE") or data_home / "modelbake" / "store"),
         key_password=environ.get("COSIGN_PASSWORD"),
         locked=_switch(environ.get("MODELBAKE_LOCKED", "")),
+        store_dir=Path(environ.get("MODELBAKE_STORE") or data_home / "modelbake" / "store"),
+        docker_config=Path(environ.get("DOCKER_CONFIG") or home / ".docker"),
+        registry_tokens=_tokens(environ.get("MODELBAKE_REGISTRY_TOKEN", "")),
     )
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) has for that address, or None."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def weights_policy(text: str) -> WeightsPolicy:
@@ -78,6 +94,18 @@ def weights_policy(text: str) -> WeightsPolicy:
             f"WEIGHTS={text!r} is not known; set it to one of {', '.join(WEIGHTS_POLICIES)}, or leave it out."
         )
     return cast(WeightsPolicy, text)
+
+
+def _tokens(text: str) -> dict[str, str]:
+    found = {}
+    for word in text.split():
+        host, separator, token = word.partition("=")
+        if not (host and separator and token):
+            raise UsageError(
+                "MODELBAKE_REGISTRY_TOKEN is not of the form HOST=TOKEN; write it so, with spaces between several."
+            )
+        found[host] = token
+    return found
 
 
 def _threads(text: str | None) -> int | None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from modelbake.cli.oci import plain_http_option
 from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import UsageError
 from modelbake.output import out
 from modelbake.settings import Settings
+
+if TYPE_CHECKING:
+    from modelbake.oci.locate import Located
 
 
 @click.command("sign")
@@ -26,6 +32,7 @@ from modelbake.settings import Settings
     type=click.Path(path_type=Path),
     help="Make a pair of keys, PREFIX.key and PREFIX.pub, in cosign's format, and sign nothing.",
 )
+@plain_http_option
 @speaking
 def command(
     references: tuple[str, ...],
@@ -33,6 +40,7 @@ def command(
     annotations: tuple[str, ...],
     identity: str | None,
     prefix: Path | None,
+    plain_http: bool,
 ) -> None:
     """Sign REFERENCES (store:NAME or HOST/REPOSITORY:TAG) in cosign's format, offline, with a key.
 
@@ -46,7 +54,7 @@ def command(
         return
     if key is None or not references:
         raise click.UsageError("Give --key and what to sign, or --generate-key.", click.get_current_context())
-    _sign(references, key, _pairs(annotations), identity, settings)
+    _sign(references, key, _pairs(annotations), identity, plain_http, settings)
 
 
 def _generate(prefix: Path, settings: Settings) -> None:
@@ -58,21 +66,39 @@ def _generate(prefix: Path, settings: Settings) -> None:
 
 
 def _sign(
-    references: tuple[str, ...], path: Path, annotations: dict[str, str], identity: str | None, settings: Settings
+    references: tuple[str, ...],
+    path: Path,
+    annotations: dict[str, str],
+    identity: str | None,
+    plain_http: bool,
+    settings: Settings,
 ) -> None:
-    from modelbake.cli.places import named
     from modelbake.oci.keys import read_private
+    from modelbake.oci.locate import locate
     from modelbake.oci.sign import sign, signature_name
 
     # Everything is looked up before anything is signed, and the password asked for after that.
-    subjects = [(text, found := named(text, settings), found.place.resolve(found.name)) for text in references]
+    found = [(text, one := locate(text, settings, plain_http), one.resolve()) for text in references]
     key = read_private(path, lambda: _password(settings, new=False))
     results = []
-    for text, found, subject in subjects:
-        sign(found.place, subject, identity or found.identity, key, annotations)
+    for text, one, subject in found:
+        sign(one.place, subject, identity or _identity(one), key, annotations)
         name = signature_name(subject.digest)
         results.append({"reference": text, "digest": subject.digest, "signatures": name, "key": key.public.fingerprint})
     out.result(results, [f"{one['reference']}: signed {one['digest']}, at {one['signatures']}" for one in results])
+
+
+def _identity(found: Located) -> str:
+    """HOST/REPOSITORY as cosign writes it, also of what the store has under a registry's name; else the store's own name."""
+    from modelbake.oci.reference import DOCKER_HUB, parse
+
+    # Without a host it would be Docker Hub's for the parser, and it is nobody's.
+    has_host = found.reference is not None or re.match(r"[^/]*[.:][^/]*/|localhost/", found.name)
+    if not has_host:
+        return found.name.partition(":")[0]
+    reference = found.reference or parse(found.name)
+    host = "index.docker.io" if reference.host == DOCKER_HUB else reference.host
+    return f"{host}/{reference.repository}"
 
 
 def _pairs(annotations: tuple[str, ...]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from modelbake.cli.oci import plain_http_option
 from modelbake.cli.options import load_settings, models_dir_option, speaking
 from modelbake.manifest import Parity, Quality
 from modelbake.output import out, table
@@ -30,6 +31,7 @@ from modelbake.output import out, table
 )
 @click.option("--image", help="Verify inside this image: by its own modelbake, or outside it where it has none.")
 @click.option("--here", is_flag=True, help="With --image: take its files out, and verify them with this modelbake.")
+@plain_http_option
 @models_dir_option
 @speaking
 def command(
@@ -38,6 +40,7 @@ def command(
     policy_file: Path | None,
     image: str | None,
     here: bool,
+    plain_http: bool,
     models_dir: Path | None,
 ) -> None:
     """Hash every file of BUNDLES (default: all) in the models folder, or in an image, again, and replay their goldens.
@@ -49,7 +52,7 @@ def command(
             raise click.UsageError(
                 "--key or --policy goes with references, and with nothing else.", click.get_current_context()
             )
-        _verify_signatures(bundles, keys, policy_file)
+        _verify_signatures(bundles, keys, policy_file, plain_http)
         return
     if image is None and here:
         raise click.UsageError("--here goes with --image.", click.get_current_context())
@@ -67,17 +70,19 @@ def command(
     out.result(msgspec.to_builtins(figures), table(["bundle", "artifact", "figure", "gate", "of"], rows))
 
 
-def _verify_signatures(references: tuple[str, ...], keys: tuple[Path, ...], policy_file: Path | None) -> None:
-    from modelbake.cli.places import named
+def _verify_signatures(
+    references: tuple[str, ...], keys: tuple[Path, ...], policy_file: Path | None, plain_http: bool
+) -> None:
     from modelbake.oci import policy
+    from modelbake.oci.locate import locate
 
     wanted = policy.read(policy_file) if policy_file is not None else policy.of_keys(keys)
     settings = load_settings()
     results: list[dict[str, Any]] = []
     rows = []
     for text in references:
-        found = named(text, settings)
-        subject = found.place.resolve(found.name)
+        found = locate(text, settings, plain_http)
+        subject = found.resolve()
         signatures = policy.require(found.place, subject, found.reference, wanted)
         results.append(
             {

@@ -21,6 +21,8 @@ BLOCK = 512
 _END = bytes(2 * BLOCK)
 _LARGEST_OCTAL_SIZE = 8**11 - 1
 _NAME = 100
+# More than `head` of any path that a file system takes.
+MOST_HEAD = 1 << 16
 
 
 @dataclass(frozen=True)
