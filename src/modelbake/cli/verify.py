@@ -54,6 +54,8 @@ def command(
             )
         _verify_signatures(bundles, keys, policy_file, plain_http)
         return
+    if plain_http:
+        raise click.UsageError("--plain-http goes with --key or --policy.", click.get_current_context())
     if image is None and here:
         raise click.UsageError("--here goes with --image.", click.get_current_context())
     if image is not None and models_dir is not None:
