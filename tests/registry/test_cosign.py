@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from tests.registry.fixture import registry as registry
-from tests.registry.server import Registry
-from tests.registry.tools import tool
 
 from modelbake.errors import RefusedError
 from modelbake.oci import keys, referrers, sign
 from modelbake.oci.blob import of_bytes
 from modelbake.oci.model import Descriptor, descriptor_of
 from modelbake.oci.sign import signature_name
+from tests.registry.fixture import registry as registry
+from tests.registry.server import Registry
+from tests.registry.tools import tool
 from tests.unit.oci.trust import PASSWORD, store_with
 
 BOM = "application/vnd.cyclonedx+json"
