@@ -159,28 +159,30 @@ def changed(**fields: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("fields", "error"),
+    ("fields", "error", "message"),
     [
-        ({"kdf__params__N": 1 << 30}, RefusedError),
-        ({"kdf__params__N": 65537}, RefusedError),
-        ({"kdf__params__N": 1}, RefusedError),
-        ({"kdf__params__N": -65536}, RefusedError),
-        ({"kdf__params__r": 1 << 20}, RefusedError),
-        ({"kdf__params__r": 0}, RefusedError),
-        ({"kdf__params__p": 1000}, RefusedError),
-        ({"kdf__params__p": 2}, RefusedError),
-        ({"kdf__name": "md5"}, IntegrityError),
-        ({"cipher__name": "rot13"}, IntegrityError),
-        ({"cipher__nonce": "AAAA"}, IntegrityError),
-        ({"kdf__salt": ""}, IntegrityError),
-        ({"kdf": None}, IntegrityError),
-        ({"ciphertext": ""}, RefusedError),
-        ({"ciphertext": "%%%"}, IntegrityError),
+        ({"kdf__params__N": 1 << 30}, RefusedError, "asks for scrypt"),
+        ({"kdf__params__N": 65537}, RefusedError, "asks for scrypt"),
+        ({"kdf__params__N": 1}, RefusedError, "asks for scrypt"),
+        ({"kdf__params__N": -65536}, RefusedError, "asks for scrypt"),
+        ({"kdf__params__r": 1 << 20}, RefusedError, "asks for scrypt"),
+        ({"kdf__params__r": 0}, RefusedError, "asks for scrypt"),
+        ({"kdf__params__p": 1000}, RefusedError, "asks for scrypt"),
+        ({"kdf__params__p": 2}, RefusedError, "asks for scrypt"),
+        ({"kdf__name": "md5"}, IntegrityError, "as cosign writes it"),
+        ({"cipher__name": "rot13"}, IntegrityError, "as cosign writes it"),
+        ({"cipher__nonce": "AAAA"}, IntegrityError, "as cosign writes it"),
+        ({"kdf__salt": ""}, IntegrityError, "as cosign writes it"),
+        ({"kdf": None}, IntegrityError, "as cosign writes it"),
+        ({"ciphertext": ""}, RefusedError, "does not open"),
+        ({"ciphertext": "%%%"}, IntegrityError, "as cosign writes it"),
     ],
 )
-def test_an_encrypted_key_that_asks_for_something_else_is_not_tried(fields: Any, error: type[Exception]) -> None:
+def test_an_encrypted_key_that_asks_for_something_else_is_not_tried(
+    fields: Any, error: type[Exception], message: str
+) -> None:
     assert keys.private_key(changed(), "k", password).public.pem() == public_pem_of(KINDS["P-256"])
-    with pytest.raises(error, match=r"^k "):
+    with pytest.raises(error, match=f"^k .*{message}"):
         keys.private_key(changed(**fields), "k", password)
 
 

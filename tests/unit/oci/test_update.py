@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -73,6 +74,21 @@ def once(action: Callable[[], object]) -> Callable[[], None]:
             waiting.pop()()
 
     return run
+
+
+def test_a_store_lets_no_other_writer_in_between(documents: tuple[Store, list[Descriptor]]) -> None:
+    store, [ours, *_] = documents
+    add = adding(store, ours)
+    asked = []
+
+    def change(before: Descriptor | None) -> Sequence[Blob]:
+        with (store.folder / "locks" / "update").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        asked.append(before)
+        return add(before)
+
+    update.update(store, NAME, change)
+    assert len(asked) == 2
 
 
 def test_another_s_part_that_came_before_ours_stays(documents: tuple[Store, list[Descriptor]]) -> None:
