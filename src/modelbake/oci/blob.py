@@ -30,6 +30,24 @@ Piece = bytes | FilePart
 
 
 @dataclass(frozen=True)
+class Slice:
+    """`size` bytes of a file from `offset` on, for a connection that sends them without reading them here."""
+
+    part: FilePart
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes; IntegrityError where the file became shorter."""
+        with self.part.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise self.part.shorter()
+        return data
+
+
+@dataclass(frozen=True)
 class Blob:
     """A blob's descriptor and where its bytes are: the pieces, one behind the other."""
 
@@ -44,21 +62,19 @@ class Blob:
                 yield piece, offset
             offset = max(0, offset - size)
 
-    def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """The bytes from `offset` on, in pieces of some size; IntegrityError where a file became shorter."""
+    def slices(self, offset: int = 0) -> Iterator[bytes | Slice]:
+        """The bytes from `offset` on, in pieces of some size, those of files not read yet."""
         for piece, skip in self.parts(offset):
             if isinstance(piece, bytes):
                 yield piece[skip:]
                 continue
-            left = piece.size - skip
-            with piece.path.open("rb", buffering=0) as file:
-                file.seek(skip)
-                while left:
-                    chunk = file.read(min(CHUNK, left))
-                    if not chunk:
-                        raise piece.shorter()
-                    left -= len(chunk)
-                    yield chunk
+            for start in range(skip, piece.size, CHUNK):
+                yield Slice(piece, start, min(CHUNK, piece.size - start))
+
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """The bytes from `offset` on, in pieces of some size; IntegrityError where a file became shorter."""
+        for piece in self.slices(offset):
+            yield piece if isinstance(piece, bytes) else piece.read()
 
 
 def of_bytes(data: bytes, descriptor: Descriptor) -> Blob:
