@@ -33,9 +33,11 @@ from modelbake.files import disk_errors
 SIGSTORE = "ENCRYPTED SIGSTORE PRIVATE KEY"
 COSIGN = "ENCRYPTED COSIGN PRIVATE KEY"
 
-# What cosign writes. It reads these parameters, and what is larger could only be meant to exhaust the machine.
+# What cosign writes. Other versions of it take other N, half and twice as large; more could only be meant to exhaust the machine.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 1 << 16, 8, 1
-_MOST_SCRYPT_BYTES = 256 << 20
+_SCRYPT_NS = (1 << 15, 1 << 16, 1 << 17)
+# Bytes that hashlib may take for it: 128 N r, and a little.
+_SCRYPT_MEMORY = 256 << 20
 _LARGEST_FILE = 1 << 16
 _FEWEST_RSA_BITS = 2048
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -268,8 +270,7 @@ def _decrypted(body: bytes, name: str, password: Callable[[], str], wrong: Refus
     except (msgspec.MsgspecError, UnicodeDecodeError, binascii.Error) as error:
         raise IntegrityError(f"{name} is no key as cosign writes it ({error}); take it from a backup.") from error
     params = found.kdf.params
-    fits = params.n > 1 and params.n & (params.n - 1) == 0 and 0 < params.r <= 64 and 0 < params.p <= 4
-    if not fits or 128 * params.n * params.r > _MOST_SCRYPT_BYTES:
+    if (params.r, params.p) != (_SCRYPT_R, _SCRYPT_P) or params.n not in _SCRYPT_NS:
         raise RefusedError(
             f"{name} asks for scrypt with N={params.n}, r={params.r}, p={params.p}, which no cosign writes; it is not tried."
         )
@@ -286,7 +287,7 @@ def _derived(password: str, salt: bytes, params: _ScryptParams) -> bytes:
         n=params.n,
         r=params.r,
         p=params.p,
-        maxmem=2 * _MOST_SCRYPT_BYTES,
+        maxmem=_SCRYPT_MEMORY,
         dklen=SecretBox.KEY_SIZE,
     )
 

@@ -161,6 +161,7 @@ def changed(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
+        ({"kdf__params__N": 1 << 18}, RefusedError, "asks for scrypt"),
         ({"kdf__params__N": 1 << 30}, RefusedError, "asks for scrypt"),
         ({"kdf__params__N": 65537}, RefusedError, "asks for scrypt"),
         ({"kdf__params__N": 1}, RefusedError, "asks for scrypt"),
@@ -184,6 +185,14 @@ def test_an_encrypted_key_that_asks_for_something_else_is_not_tried(
     assert keys.private_key(changed(), "k", password).public.pem() == public_pem_of(KINDS["P-256"])
     with pytest.raises(error, match=f"^k .*{message}"):
         keys.private_key(changed(**fields), "k", password)
+
+
+@pytest.mark.parametrize("n", [1 << 15, 1 << 17])
+def test_the_work_factors_of_other_versions_of_cosign_are_taken(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "_SCRYPT_N", n)
+    pem = keys.encrypted(KINDS["P-256"], PASSWORD)
+    monkeypatch.undo()
+    assert keys.private_key(pem, "k", password).public.pem() == public_pem_of(KINDS["P-256"])
 
 
 @pytest.mark.parametrize("length", range(0, len(PEM) - 1, 29))
