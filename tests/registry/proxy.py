@@ -94,6 +94,8 @@ class FaultyProxy:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # So that who tries TLS first, as docker does, is told by a whole answer that this is none.
+    default_request_version = "HTTP/1.0"
     disable_nagle_algorithm = True
 
     def __init__(self, proxy: FaultyProxy, *words: Any) -> None:

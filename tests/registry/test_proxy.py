@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -90,6 +91,13 @@ def test_it_streams_both_ways(proxy: FaultyProxy, stored: Repository) -> None:
     waits.set()
     thread.join()
     assert done[0].status_code == 201
+
+
+def test_who_tries_tls_is_told_in_http_as_by_the_registry(proxy: FaultyProxy, registry: Registry) -> None:
+    for port in (registry.port, int(proxy.host.rpartition(":")[2])):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"\x16\x03\x01\x00\x05hello\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.")
 
 
 def test_a_registry_that_is_away_is_a_broken_connection(
