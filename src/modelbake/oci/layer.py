@@ -20,7 +20,8 @@ BLOCK = 512
 # Two empty blocks end a tar.
 _END = bytes(2 * BLOCK)
 _LARGEST_OCTAL_SIZE = 8**11 - 1
-_NAME = 100
+# What ustar's fields for a name and for what goes before it hold, in bytes.
+_NAME, _PREFIX = 100, 155
 
 
 @dataclass(frozen=True)
@@ -72,30 +73,39 @@ def read_head(data: bytes, where: str) -> Entry:
 
 
 def _member(name: str, size: int, kind: bytes) -> bytes:
-    """A member's header as Go's archive/tar writes it (writer.go, strconv.go, format.go), PAX header included."""
-    records = {}
-    if len(name) > _NAME or not name.isascii():
-        records["path"] = name
-    if size > _LARGEST_OCTAL_SIZE:
-        records["size"] = str(size)
+    """A member's header as Go's archive/tar writes it (common.go, writer.go, strconv.go), with a PAX header where it needs one."""
     mode = 0o755 if kind == b"5" else 0o644
-    if not records:
-        return _block(name.encode(), mode, size, kind)
-    extended = b"".join(_record(key, records[key]) for key in sorted(records))
-    folder, base = posixpath.split(name)
-    shadow = posixpath.join(folder, "PaxHeaders.0", base)
+    encoded = name.encode()
+    fits = len(encoded) <= _NAME and name.isascii()
+    prefix, base = (b"", encoded) if fits else _split(encoded)
+    if (fits or prefix) and size <= _LARGEST_OCTAL_SIZE:
+        return _block(base, mode, size, kind, prefix)
+    records = b"" if fits else _record("path", name)
+    if size > _LARGEST_OCTAL_SIZE:
+        records += _record("size", str(size))
+    folder, last = posixpath.split(name)
+    shadow = _ascii(posixpath.join(folder, "PaxHeaders.0", last))[:_NAME].rstrip(b"/")
     return (
-        _block(_ascii(shadow)[:_NAME].rstrip(b"/"), 0, len(extended), b"x", shadow=True)
-        + extended
-        + bytes(-len(extended) % BLOCK)
+        _block(shadow, 0, len(records), b"x")
+        + records
+        + bytes(-len(records) % BLOCK)
         + _block(_ascii(name), mode, size, kind)
     )
 
 
-def _block(name: bytes, mode: int, size: int, kind: bytes, shadow: bool = False) -> bytes:
-    field = name[:_NAME]
-    if len(name) > _NAME and field.endswith(b"/"):
-        field = field.rstrip(b"/")
+def _split(name: bytes) -> tuple[bytes, bytes]:
+    """The name for ustar's two fields: the longest prefix of whole folders that fits, and the rest; no prefix where none will do."""
+    end = _PREFIX + 1 if len(name) > _PREFIX + 1 else len(name.rstrip(b"/"))
+    prefix, _, base = name[:end].rpartition(b"/")
+    base += name[end:]
+    if not name.isascii() or not prefix or not 0 < len(base) <= _NAME:
+        return b"", name
+    return prefix, base
+
+
+def _block(name: bytes, mode: int, size: int, kind: bytes, prefix: bytes = b"") -> bytes:
+    # Of a name that is cut, no slash stands at the end, lest a file pass for a folder.
+    field = name if len(name) <= _NAME else name[:_NAME].rstrip(b"/")
     block = bytearray(BLOCK)
     block[0 : len(field)] = field
     block[100:108] = b"%07o\0" % mode
@@ -104,8 +114,10 @@ def _block(name: bytes, mode: int, size: int, kind: bytes, shadow: bool = False)
     block[136:148] = b"%011o\0" % 0
     block[156:157] = kind
     block[257:265] = b"ustar\00000"
-    if not shadow:
+    # A PAX header's own block has no device numbers.
+    if kind != b"x":
         block[329:337] = block[337:345] = b"%07o\0" % 0
+    block[345 : 345 + len(prefix)] = prefix
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
