@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
-from modelbake.errors import IntegrityError
+from modelbake.errors import IntegrityError, MachineError
 from modelbake.files import CHUNK
 from modelbake.oci import layer
 from modelbake.oci.model import Descriptor
@@ -24,6 +25,28 @@ class FilePart:
         return IntegrityError(
             f"{self.path} became shorter while it was read; run this again when nothing writes to it."
         )
+
+    def chunks(self, skip: int) -> Iterator[bytes]:
+        """The bytes behind the first `skip`; errors as of `Blob.chunks`."""
+        left = self.size - skip
+        with self._opened() as file:
+            file.seek(skip)
+            while left:
+                chunk = file.read(min(CHUNK, left))
+                if not chunk:
+                    raise self.shorter()
+                left -= len(chunk)
+                yield chunk
+
+    def _opened(self) -> FileIO:
+        try:
+            return self.path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{self.path} is gone; build, pull or pack again what had it.") from error
+        except OSError as error:
+            raise MachineError(
+                f"{self.path} cannot be read ({error.strerror}); give yourself the right to read it."
+            ) from error
 
 
 Piece = bytes | FilePart
@@ -45,20 +68,15 @@ class Blob:
             offset = max(0, offset - size)
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """The bytes from `offset` on, in pieces of some size; IntegrityError where a file became shorter."""
+        """The bytes from `offset` on, in pieces of some size.
+
+        IntegrityError where a file is gone or became shorter, MachineError where it cannot be read.
+        """
         for piece, skip in self.parts(offset):
             if isinstance(piece, bytes):
                 yield piece[skip:]
                 continue
-            left = piece.size - skip
-            with piece.path.open("rb", buffering=0) as file:
-                file.seek(skip)
-                while left:
-                    chunk = file.read(min(CHUNK, left))
-                    if not chunk:
-                        raise piece.shorter()
-                    left -= len(chunk)
-                    yield chunk
+            yield from piece.chunks(skip)
 
 
 def of_bytes(data: bytes, descriptor: Descriptor) -> Blob:

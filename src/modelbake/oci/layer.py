@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelbake.bundle import safe_relative_path
-from modelbake.errors import IntegrityError
+from modelbake.errors import IntegrityError, RefusedError
 
 BLOCK = 512
 # Two empty blocks end a tar.
@@ -22,6 +22,8 @@ _END = bytes(2 * BLOCK)
 _LARGEST_OCTAL_SIZE = 8**11 - 1
 # What ustar's fields for a name and for what goes before it hold, in bytes.
 _NAME, _PREFIX = 100, 155
+# A file of such a name takes another away (OCI image-spec, layer.md).
+_WHITEOUT = ".wh."
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,40 @@ def length(path: str, size: int) -> int:
     return len(head(path, size)) + size + len(tail(size))
 
 
-def read_head(data: bytes, where: str) -> Entry:
+def check_path(path: str, where: str) -> None:
+    """RefusedError, which names `where` the path is from, where no layer may hold it."""
+    safe_relative_path(path, where)
+    if any(part.startswith(_WHITEOUT) for part in path.split("/")):
+        raise RefusedError(
+            f"{where} names the path {path!r}, which in a layer would delete files of an image; give the file another name."
+        )
+
+
+def read_head(data: bytes, where: str, total: int | None = None) -> Entry:
     """The file of a layer in this format, from the layer's first bytes (all of `head`, or more).
 
-    IntegrityError where the layer is none of this format: another kind of member, another owner or mode, a second file.
-    RefusedError where the path leaves the root. Nothing but `head` of the found path and size is taken, so two layers of equal
-    path and content have equal bytes.
+    `total` is the size of the whole layer in bytes, as its descriptor gives it: with it a layer that holds more than the one file
+    is found too. IntegrityError where the layer is none of this format: another kind of member, another owner or mode, another
+    length. RefusedError where the path leaves the root or would delete files. Nothing but `head` of the found path and size is
+    taken, so two layers of equal path and content have equal bytes, if behind the content stands `tail`: whoever reads to the end
+    must compare that, since a reader of tar would take what else stands there for members.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as tar:
             member = next((member for member in tar if not member.isdir()), None)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, LookupError, OverflowError) as error:
         raise IntegrityError(f"{where} is no layer of one file ({error}).") from error
     if member is None or not member.isreg():
         raise IntegrityError(
             f"{where} is no layer of one file: it holds {'none' if member is None else 'something else'}."
         )
-    path = member.name
-    safe_relative_path(path, where)
-    if not data.startswith(head(path, member.size)):
+    path, size = member.name, member.size
+    check_path(path, where)
+    # Bytes that are no UTF-8 come as lone surrogates, which head() cannot encode.
+    ours = not any("\ud800" <= character <= "\udfff" for character in path) and size >= 0
+    if not ours or not data.startswith(head(path, size)) or total not in (None, length(path, size)):
         raise IntegrityError(f"{where} is no layer of modelbake's format; bake or pack the bundle with modelbake.")
-    return Entry(path, member.offset_data, member.size)
+    return Entry(path, member.offset_data, size)
 
 
 def _member(name: str, size: int, kind: bytes) -> bytes:

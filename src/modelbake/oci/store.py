@@ -20,6 +20,7 @@ from modelbake.files import disk_errors, write_atomically
 from modelbake.oci.blob import Blob, of_file
 from modelbake.oci.model import (
     IMAGE_INDEX,
+    MOST_LAYERS,
     MOST_MANIFEST_BYTES,
     REF_NAME,
     Descriptor,
@@ -27,7 +28,7 @@ from modelbake.oci.model import (
     decode,
     encode,
 )
-from modelbake.oci.place import reachable
+from modelbake.oci.place import children, reachable
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = "index.json"
@@ -77,6 +78,7 @@ class Store:
 
     def first(self, descriptor: Descriptor, count: int) -> bytes:
         """The blob's first bytes, at most `count`."""
+        self.blob(descriptor)
         with self.path(descriptor).open("rb") as file:
             return file.read(count)
 
@@ -104,13 +106,20 @@ class Store:
         if self.has(blob.descriptor):
             return
         with self.partially(blob.descriptor) as partial:
+            if self.has(blob.descriptor):
+                return
             digest = hashlib.sha256()
-            with partial.open("wb") as file:
-                for chunk in blob.chunks():
-                    digest.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with partial.open("wb") as file:
+                    for chunk in blob.chunks():
+                        digest.update(chunk)
+                        file.write(chunk)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                # On a full disk it would take the room that is missing.
+                partial.unlink(missing_ok=True)
+                raise
             self.keep(blob.descriptor, digest.hexdigest())
 
     @contextmanager
@@ -149,8 +158,10 @@ class Store:
         raise UnknownNameError(f"The store {self.folder} has no {name!r}; it has: {known}.")
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let `name` lead to the manifest, which must be whole in the store; within `adding`."""
+        """Let `name` lead to the manifest; UnknownNameError where not all of it is in the store. Within `adding`."""
         self._make()
+        for one in reachable(self, descriptor):
+            self.blob(one)
         named = Descriptor(
             descriptor.media_type,
             descriptor.digest,
@@ -181,8 +192,8 @@ class Store:
             return Swept(0, 0)
         with disk_errors(self.folder), self._lock("gc", fcntl.LOCK_EX):
             wanted = {one.hex for root in self._index().manifests for one in reachable(self, root)}
-            gone = [path for path in self._blobs.iterdir() if path.name not in wanted]
-            gone += list(self._ingest.iterdir())
+            gone = [path for path in _files(self._blobs) if path.name not in wanted]
+            gone += _files(self._ingest)
             size = sum(path.stat().st_size for path in gone)
             for path in gone:
                 path.unlink()
@@ -190,27 +201,39 @@ class Store:
 
     def verify(self) -> list[Descriptor]:
         """Hash every blob that a tag leads to, and return them; IntegrityError which names all that are missing or damaged."""
-        roots = self._index().manifests
-        found = {one.digest: one for root in roots for one in reachable(self, root)}
-        bad = [one.digest for one in found.values() if self._sha256(one) != one.hex]
+        found: dict[tuple[str, int], Descriptor] = {}
+        bad: list[str] = []
+        waiting = list(self._index().manifests)
+        while waiting:
+            one = waiting.pop()
+            if (one.digest, one.size) in found:
+                continue
+            found[one.digest, one.size] = one
+            if self._is_whole(one):
+                waiting += children(self, one)
+            else:
+                bad.append(one.digest)
         if bad:
             raise IntegrityError(
-                f"Damaged in {self.folder}: {', '.join(bad)}. Take these away from blobs/sha256, then pull or pack again what has them."
+                f"Damaged or missing in {self.folder}: {', '.join(sorted(bad))}. "
+                "Take away what is left of these in blobs/sha256, then pull or pack again what has them."
             )
         return list(found.values())
 
-    def _sha256(self, descriptor: Descriptor) -> str:
+    def _is_whole(self, descriptor: Descriptor) -> bool:
+        if not self.has(descriptor):
+            return False
         digest = hashlib.sha256()
         for chunk in self.blob(descriptor).chunks():
             digest.update(chunk)
-        return digest.hexdigest()
+        return digest.hexdigest() == descriptor.hex
 
     def _index(self) -> ImageIndex:
         path = self.folder / _INDEX
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            return ImageIndex(2)
+            return ImageIndex(2, ())
         except OSError as error:
             raise MachineError(
                 f"{path} cannot be read ({error.strerror}); give yourself the right to read it."
@@ -219,14 +242,21 @@ class Store:
 
     def _write_index(self, manifests: Iterable[Descriptor]) -> None:
         ordered = tuple(sorted(manifests, key=lambda one: ((one.annotations or {}).get(REF_NAME, ""), one.digest)))
-        write_atomically(self.folder / _INDEX, encode(ImageIndex(2, ordered, IMAGE_INDEX)))
+        data = encode(ImageIndex(2, ordered, IMAGE_INDEX))
+        # What could not be read again must not be written.
+        if len(ordered) > MOST_LAYERS or len(data) > MOST_MANIFEST_BYTES:
+            raise MachineError(
+                f"{self.folder} has as many names as a store can have; remove some with `modelbake store rm`."
+            )
+        write_atomically(self.folder / _INDEX, data)
 
     def _make(self) -> None:
-        if (self.folder / "oci-layout").exists():
-            return
         with disk_errors(self.folder):
+            # Also in a layout that another tool made, which has none for what is not whole yet.
             for folder in (self._blobs, self._ingest):
                 folder.mkdir(parents=True, exist_ok=True)
+            if (self.folder / "oci-layout").exists():
+                return
             with self._lock("index", fcntl.LOCK_EX):
                 if not (self.folder / _INDEX).exists():
                     self._write_index(())
@@ -244,3 +274,11 @@ class Store:
             yield
         finally:
             os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The plain files of a folder that need not exist."""
+    try:
+        return [path for path in folder.iterdir() if path.is_file()]
+    except FileNotFoundError:
+        return []
