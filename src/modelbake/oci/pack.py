@@ -102,7 +102,8 @@ def pack(
         artifact_type=MODELPACK_MANIFEST,
         annotations=annotations,
     )
-    return Packed(entry, tuple(layers), tuple(documents), root, add(model, IMAGE_MANIFEST))
+    modelpack = add(model, IMAGE_MANIFEST)
+    return Packed(entry, tuple(layers), tuple(documents), root, modelpack)
 
 
 def manifest_layer(found: Manifest) -> Blob:
