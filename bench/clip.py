@@ -6,15 +6,15 @@ Writes docs/bench/clip.md and docs/bench/clip.svg. `--models-dir` holds a built 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 
 from modelbake import manifest, settings
@@ -24,8 +24,6 @@ from modelbake.export.clip import golden_image
 from modelbake.runtime.session import Session
 from modelbake.runtime.tokenize import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
-TO = ROOT / "docs" / "bench"
 BUNDLE = "clip-vit-b-32"
 # Both answer the same, or there is nothing to compare.
 TOLERANCE = 1e-5
@@ -40,7 +38,8 @@ CAPTIONS = [
     "a close-up of a bee on a yellow flower",
     "people walking in the rain with umbrellas at night",
 ]
-GOALS = {("text", 1): 6.0, ("text", 8): 3.7, ("image", 1): 1.9}
+INT8 = "image, int8"
+GOALS = {("text", 1): 6.0, ("text", 8): 3.7, ("image", 1): 1.9, (INT8, 1): 3.0}
 
 
 @dataclass
@@ -67,17 +66,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25, help="rounds of each pair (default 25, at least 5)")
     parser.add_argument("--models-dir", type=Path, help="the models folder (default: MODELBAKE_MODELS or models/)")
     arguments = parser.parse_args()
-    chosen = settings.from_environment(directory=ROOT)
+    chosen = settings.from_environment(directory=measure.ROOT)
     models = arguments.models_dir or chosen.models_dir
     entry = manifest.read(models).bundle(BUNDLE)
-    bundle = Catalog(ROOT / "bundles").get(BUNDLE)
+    bundle = Catalog(measure.ROOT / "bundles").get(BUNDLE)
     assert isinstance(bundle.model, ClipModel)
     weights = chosen.cache_dir / "sources" / BUNDLE / "files" / bundle.model.weights
-    rows, difference = measure(entry, models, reference(bundle.model, weights), max(5, arguments.rounds))
-    TO.mkdir(parents=True, exist_ok=True)
-    (TO / "clip.md").write_text(report(rows, difference, entry.weights, max(5, arguments.rounds)), encoding="utf-8")
-    plot(rows, TO / "clip.svg")
-    say(f"written: {TO / 'clip.md'}, {TO / 'clip.svg'}")
+    rows, difference = compare(entry, models, reference(bundle.model, weights), max(5, arguments.rounds))
+    measure.page("clip", report(rows, difference, entry.weights, max(5, arguments.rounds)))
+    plot(rows, measure.TO / "clip.svg")
 
 
 def reference(spec: ClipModel, weights: Path) -> Any:
@@ -91,18 +88,23 @@ def reference(spec: ClipModel, weights: Path) -> Any:
     return model.eval()
 
 
-def measure(entry: manifest.BundleEntry, models: Path, model: Any, rounds: int) -> tuple[list[Row], float]:
+def compare(entry: manifest.BundleEntry, models: Path, model: Any, rounds: int) -> tuple[list[Row], float]:
     """Every pair in turns, so that what else the machine does meets both; and the largest difference between their answers."""
     import torch
 
-    text, image = entry.artifact("text_encoder"), entry.artifact("image_encoder")
+    text, image, small = (
+        entry.artifact("text_encoder"),
+        entry.artifact("image_encoder"),
+        entry.artifact("image_encoder", "int8"),
+    )
     assert text.tokenizer is not None
     tokenize = load_tokenizer(text.tokenizer, models)
     rows, worst = [], 0.0
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        sessions = {"text": Session(models / text.path, threads), "image": Session(models / image.path, threads)}
-        for what, batch in (("text", 1), ("text", 8), ("image", 1), ("image", 8)):
+        artifacts = {"text": text, "image": image, INT8: small}
+        sessions = {name: Session(models / artifact.path, threads) for name, artifact in artifacts.items()}
+        for what, batch in product(sessions, (1, 8)):
             if what == "text":
                 inputs = tokenize(CAPTIONS[:batch])
                 ids = inputs["input_ids"]
@@ -119,11 +121,12 @@ def measure(entry: manifest.BundleEntry, models: Path, model: Any, rounds: int) 
             row = Row(what, batch, threads)
             with torch.inference_mode():
                 (found,) = ours().values()
-                worst = max(worst, float(np.abs(found - torch.nn.functional.normalize(theirs(), dim=-1).numpy()).max()))
-                for _ in range(rounds):
-                    row.torch.append(seconds(theirs))
-                    row.ours.append(seconds(ours))
-            say(f"{what}, batch {batch}, {threads} threads: {row.ratio:.2f} (fastest {row.best_ratio:.2f})")
+                expected = torch.nn.functional.normalize(theirs(), dim=-1).numpy()
+                if what != INT8:
+                    worst = max(worst, float(np.abs(found - expected).max()))
+                taken = measure.interleaved({"ours": ours, "theirs": theirs}, rounds, settle=True)
+                row.ours, row.torch = taken["ours"], taken["theirs"]
+            measure.say(f"{what}, batch {batch}, {threads} threads: {row.ratio:.2f} (fastest {row.best_ratio:.2f})")
             rows.append(row)
     if worst > TOLERANCE:
         sys.exit(f"The two give other embeddings ({worst:g} apart): there is nothing to compare.")
@@ -132,12 +135,6 @@ def measure(entry: manifest.BundleEntry, models: Path, model: Any, rounds: int) 
 
 def bind(function: Callable[[Any], Any], argument: Any) -> Callable[[], Any]:
     return lambda: function(argument)
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def report(rows: list[Row], difference: float, weights: str, rounds: int) -> str:
@@ -162,22 +159,17 @@ def report(rows: list[Row], difference: float, weights: str, rounds: int) -> str
 
 ![How many times faster than open_clip](clip.svg)
 
-Medians, with the fastest round in brackets, of {rounds} rounds in one process in which both encoders run in turns, after one call each
-that is not counted. Encoding alone is timed, from token ids or pixels to embeddings; tokenizing and image preprocessing are the same work
-for both. float32; the embeddings differ by {difference:.0e} at most. The captions have 7 to 18 tokens, the one of batch 1 has 10; the
-weights are `{weights}`, which changes no time.
+Medians, with the fastest round in brackets, of {rounds} rounds in one process in which both encoders run in turns, each after a call
+that is not counted (bench/measure.py tells why). Encoding alone is timed, from token ids or pixels to embeddings; tokenizing and image
+preprocessing are the same work for both. In float32 the embeddings differ by {difference:.0e} at most; [variants.md](variants.md) tells
+what int8 keeps of them. The captions have 7 to 18 tokens, the one of batch 1 has 10; the weights are `{weights}`, which changes no time.
 
 What makes the difference in texts: open_clip computes all 77 positions; here a batch is cut at its longest text, and all but attention
 is computed for real tokens alone. In both encoders attention is one operator, and behind the last layer's attention only the row that is
 read goes on. All of that is exact.
 
-Machine: {os.cpu_count()} cores of {cpu()}.
+Machine: {measure.machine(packages=("onnxruntime", "torch", "open_clip_torch"))}.
 """
-
-
-def cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def plot(rows: list[Row], path: Path) -> None:
@@ -207,10 +199,6 @@ def plot(rows: list[Row], path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     plt.close(figure)
-
-
-def say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

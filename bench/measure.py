@@ -50,14 +50,20 @@ class Panel:
     format: str = "%.2f"
 
 
-def interleaved(subjects: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    subjects: Mapping[str, Callable[[], object]], rounds: int, settle: bool = False
+) -> dict[str, list[float]]:
     """Seconds of each call, `rounds` for each subject: all run in turns, so that what else the machine does meets them all.
 
-    Every other round goes backwards, and a first round of each is not counted.
+    Every other round goes backwards, and a first round of each is not counted. `settle` is for calls of milliseconds with threads
+    of their own: each runs once, uncounted, before it is timed, since the threads of the one before spin on for a while, on
+    the same cores, as they would not in a process that has one of them alone.
     """
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     for index in range(rounds + 1):
         for name in list(subjects)[:: 1 if index % 2 else -1]:
+            if settle:
+                subjects[name]()
             began = time.perf_counter()
             subjects[name]()
             if index:

@@ -171,7 +171,7 @@ def timed(
 
         return run
 
-    return measure.interleaved({name: all_batches(call) for name, call in calls.items()}, rounds)
+    return measure.interleaved({name: all_batches(call) for name, call in calls.items()}, rounds, settle=True)
 
 
 def ratio(seconds: dict[str, list[float]], of: str, name: str) -> float:

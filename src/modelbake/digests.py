@@ -14,6 +14,8 @@ from modelbake.manifest import FileRef
 # Nanoseconds. A file that was changed this lately might be changed again without its time stamps telling: they have the grain of
 # the kernel's clock tick, or of a whole second or two on some file systems.
 SETTLED = 3_000_000_000
+# The longest tick of the kernel's clock, by which it stamps files where stamps are as fine as nanoseconds, twice over.
+TICK = 20_000_000
 
 
 class Digests:
@@ -42,6 +44,19 @@ class Digests:
         if _identity(path) == before and time.time_ns() - max(stat.st_ctime_ns, stat.st_mtime_ns) > SETTLED:
             self._remember(before + label, sha256)
         return sha256
+
+    def note(self, path: Path, label: str, sha256: str, mtime_ns: int) -> None:
+        """Remember what `remembered` would take, of a file that was written and hashed just now, and last changed at `mtime_ns`.
+
+        Nothing is remembered where it was changed since, or where the file system's time stamps could not tell.
+        """
+        stat = path.stat()
+        if stat.st_mtime_ns != mtime_ns or stat.st_ctime_ns % 1_000_000 == 0:
+            return
+        # A change within the same tick of the kernel's clock as the renaming would not show.
+        time.sleep(max(0.0, (stat.st_ctime_ns + TICK - time.time_ns()) / 1e9))
+        if path.stat() == stat:
+            self._remember(_identity(path) + label, sha256)
 
     def refs(self, root: Path) -> tuple[FileRef, ...]:
         """References to all files below `root`, sorted by path."""

@@ -25,9 +25,23 @@ STAGING_NAME = ".staging"
 def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path], str] = sha256_of) -> None:
     """Put the files of `entry` that differ from those below `made` into `models`, then its entry into the manifest.
 
+    `sha256` hashes what is in `models` already.
+    """
+
+    def holds(ref: FileRef) -> bool:
+        return _holds(models, ref, sha256)
+
+    place(models, entry, holds, lambda ref, to: _copied(made, ref, to))
+
+
+def place(
+    models: Path, entry: BundleEntry, holds: Callable[[FileRef], bool], bring: Callable[[FileRef, Path], None]
+) -> None:
+    """Put the files of `entry` that `models` does not hold yet there, then its entry into the manifest; `bring` makes a file.
+
     Under a lock, so that the entry of another bundle, installed at the same time, is not lost. Nothing in the folder changes
     before all bytes are on its disk: MachineError where they do not fit leaves the bundle's earlier version whole. Files that only
-    the earlier version had are removed last. `sha256` hashes what is in `models` already.
+    the earlier version had are removed last.
     """
     with disk_errors(models), _lock(models):
         models.mkdir(parents=True, exist_ok=True)
@@ -37,13 +51,13 @@ def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path
         present = manifest.read(models) if (models / manifest.MANIFEST_NAME).exists() else _manifest()
         _refuse_overwriting(entry, present)
         wanted = manifest.merge([present, _manifest(entry)])
-        lacking = [ref for ref in entry.files if not _holds(models, ref, sha256)]
+        lacking = [ref for ref in entry.files if not holds(ref)]
         if not lacking and wanted == present:
             return
         try:
             staging.mkdir()
             for index, ref in enumerate(lacking):
-                _stage(made, ref, staging / str(index))
+                bring(ref, staging / str(index))
             if _listed_otherwise(present, lacking):
                 # Between the first new file and the last, the earlier version's entry would be a lie.
                 others = (other for other in present.bundles if other.name != entry.name)
@@ -54,7 +68,7 @@ def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path
                 os.replace(staging / str(index), target)
             _publish(models, staging, wanted)
             for ref in _listed_no_more(present, wanted):
-                if _holds(models, ref, sha256):
+                if _holds(models, ref, sha256_of):
                     (models / ref.path).unlink()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -75,7 +89,7 @@ def _holds(models: Path, ref: FileRef, sha256: Callable[[Path], str]) -> bool:
     return path.is_file() and path.stat().st_size == ref.size and sha256(path) == ref.sha256
 
 
-def _stage(made: Path, ref: FileRef, to: Path) -> None:
+def _copied(made: Path, ref: FileRef, to: Path) -> None:
     """A copy and no link: people put files of their own over those in models/, and must not write through into a cache."""
     shutil.copyfile(made / ref.path, to)
     os.chmod(to, 0o644)

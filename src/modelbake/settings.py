@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import urlsplit
@@ -34,6 +35,12 @@ class Settings:
     locked: bool = False
     # Set by --offline alone: no source that needs a network is asked.
     offline: bool = False
+    # The local store of bundles and images, an OCI layout.
+    store_dir: Path = Path("store")
+    # Where docker keeps its credentials.
+    docker_config: Path = Path(".docker")
+    # By host, so that no other registry sees it.
+    registry_tokens: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bundles_dir(self) -> Path:
@@ -42,13 +49,16 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, DOCKER_CONFIG, and SSL_CERT_FILE,
+    REQUESTS_CA_BUNDLE or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
     here = directory or Path.cwd()
     root = Path(environ["MODELBAKE_ROOT"]) if environ.get("MODELBAKE_ROOT") else _find_root(here)
-    cache_home = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache")
+    home = Path(environ.get("HOME", "/tmp"))
+    cache_home = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    data_home = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     return Settings(
         root=root,
         models_dir=Path(environ.get("MODELBAKE_MODELS") or root / "models"),
@@ -60,7 +70,18 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
         threads=_threads(environ.get("MODELBAKE_THREADS")),
         locked=_switch(environ.get("MODELBAKE_LOCKED", "")),
+        store_dir=Path(environ.get("MODELBAKE_STORE") or data_home / "modelbake" / "store"),
+        docker_config=Path(environ.get("DOCKER_CONFIG") or home / ".docker"),
+        registry_tokens=_tokens(environ.get("MODELBAKE_REGISTRY_TOKEN", "")),
     )
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) has for that address, or None."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
 def weights_policy(text: str) -> WeightsPolicy:
@@ -70,6 +91,18 @@ def weights_policy(text: str) -> WeightsPolicy:
             f"WEIGHTS={text!r} is not known; set it to one of {', '.join(WEIGHTS_POLICIES)}, or leave it out."
         )
     return cast(WeightsPolicy, text)
+
+
+def _tokens(text: str) -> dict[str, str]:
+    found = {}
+    for word in text.split():
+        host, separator, token = word.partition("=")
+        if not (host and separator and token):
+            raise UsageError(
+                "MODELBAKE_REGISTRY_TOKEN is not of the form HOST=TOKEN; write it so, with spaces between several."
+            )
+        found[host] = token
+    return found
 
 
 def _threads(text: str | None) -> int | None:

@@ -47,12 +47,24 @@ IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
 OWN_IMPORTS = {name: {m for m in found if m.partition(".")[0] == "modelbake"} for name, found in IMPORTS.items()}
 
 # What any worker may import.
-FOUNDATION = {"modelbake", "bundle", "deployment", "manifest", "files", "errors", "settings", "output", "digests"}
+FOUNDATION = {
+    "modelbake",
+    "bundle",
+    "deployment",
+    "manifest",
+    "files",
+    "errors",
+    "settings",
+    "output",
+    "digests",
+    "patience",
+}
 # The rooms, and what else each may import: workers do not import each other, but for these.
 ROOMS = {
     "errors": set(),
     "settings": {"errors"},
     "output": set(),
+    "patience": {"errors"},
     "bundle": {"errors"},
     "deployment": {"errors"},
     "manifest": {"bundle", "errors"},
@@ -63,6 +75,7 @@ ROOMS = {
     "install": FOUNDATION,
     "layers": FOUNDATION,
     "sources": FOUNDATION,
+    "oci": FOUNDATION | {"install", "layers"},
     "lock": FOUNDATION | {"sources"},
     "graph": {"errors"},
     "inspect": FOUNDATION | {"graph"},
@@ -75,7 +88,7 @@ ROOMS = {
     "bake": FOUNDATION | {"sources", "verify"},
     "pipeline": FOUNDATION | {"cache", "export", "install", "parity", "quantize", "sources"},
     "training": FOUNDATION | {"export", "parity", "runtime"},
-    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "pipeline", "report", "runtime", "training", "verify"},
+    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "oci", "pipeline", "report", "runtime", "training", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
 }

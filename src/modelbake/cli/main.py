@@ -16,14 +16,21 @@ from modelbake.output import ReaderGoneError, out
 COMMANDS = {
     "bake": "modelbake.cli.bake",
     "build": "modelbake.cli.build",
+    "copy": "modelbake.cli.copy",
     "embed": "modelbake.cli.embed",
     "fetch": "modelbake.cli.fetch",
+    "gc": "modelbake.cli.gc",
     "inspect": "modelbake.cli.inspect",
     "layers": "modelbake.cli.layers",
     "list": "modelbake.cli.list",
     "lock": "modelbake.cli.lock",
+    "pack": "modelbake.cli.pack",
+    "pull": "modelbake.cli.pull",
+    "push": "modelbake.cli.push",
     "report": "modelbake.cli.report",
     "rerank": "modelbake.cli.rerank",
+    "store": "modelbake.cli.store",
+    "tags": "modelbake.cli.tags",
     "verify": "modelbake.cli.verify",
 }
 

@@ -24,6 +24,8 @@ _LARGEST_OCTAL_SIZE = 8**11 - 1
 _NAME, _PREFIX = 100, 155
 # A file of such a name takes another away (OCI image-spec, layer.md).
 _WHITEOUT = ".wh."
+# No file has a longer `head`: whoever has this many of a layer's first bytes has all of it.
+MOST_HEAD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ def check_path(path: str, where: str) -> None:
         raise RefusedError(
             f"{where} names the path {path!r}, which in a layer would delete files of an image; give the file another name."
         )
+    if len(head(path, _LARGEST_OCTAL_SIZE + 1)) > MOST_HEAD:
+        raise RefusedError(
+            f"{where} names the path {path[:200]!r}, in folders deeper than a layer may have; shorten it."
+        )
 
 
 def read_head(data: bytes, where: str, total: int | None = None) -> Entry:
@@ -79,10 +85,11 @@ def read_head(data: bytes, where: str, total: int | None = None) -> Entry:
             f"{where} is no layer of one file: it holds {'none' if member is None else 'something else'}."
         )
     path, size = member.name, member.size
-    check_path(path, where)
     # Bytes that are no UTF-8 come as lone surrogates, which head() cannot encode.
-    ours = not any("\ud800" <= character <= "\udfff" for character in path) and size >= 0
-    if not ours or not data.startswith(head(path, size)) or total not in (None, length(path, size)):
+    readable = not any("\ud800" <= character <= "\udfff" for character in path)
+    if readable:
+        check_path(path, where)
+    if not readable or size < 0 or not data.startswith(head(path, size)) or total not in (None, length(path, size)):
         raise IntegrityError(f"{where} is no layer of modelbake's format; bake or pack the bundle with modelbake.")
     return Entry(path, member.offset_data, size)
 

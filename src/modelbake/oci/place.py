@@ -9,6 +9,7 @@ from typing import Protocol
 from modelbake.errors import IntegrityError
 from modelbake.oci.blob import Blob
 from modelbake.oci.model import INDEXES, MANIFESTS, Descriptor, ImageIndex, ImageManifest, decode
+from modelbake.output import NO_PROGRESS, Progress
 
 # How many indexes may name each other in a row; an image of several platforms is one.
 MOST_DEPTH = 8
@@ -38,8 +39,8 @@ class Place(Protocol):
     def blob(self, descriptor: Descriptor) -> Blob | None:
         """The blob, if its bytes are on this machine."""
 
-    def add(self, blob: Blob) -> None:
-        """Put a blob or document there, unless it is; within `adding`."""
+    def add(self, blob: Blob, progress: Progress = NO_PROGRESS) -> bool:
+        """Put a blob or document there, unless it is, and tell whether it was not; within `adding`."""
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """Let the name lead to a document that is there; within `adding`."""

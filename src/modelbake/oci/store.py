@@ -29,6 +29,7 @@ from modelbake.oci.model import (
     encode,
 )
 from modelbake.oci.place import children, reachable
+from modelbake.output import NO_PROGRESS, Progress
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = "index.json"
@@ -101,26 +102,37 @@ class Store:
             )
         return data
 
-    def add(self, blob: Blob) -> None:
-        """Put the blob in, unless it is there; within `adding`. IntegrityError where its bytes are not those of its digest."""
+    def add(self, blob: Blob, progress: Progress = NO_PROGRESS) -> bool:
+        """Put the blob in, unless it is there, and tell whether it was not; within `adding`.
+
+        IntegrityError where its bytes are not those of its digest.
+        """
         if self.has(blob.descriptor):
-            return
+            progress.update(blob.descriptor.size)
+            return False
         with self.partially(blob.descriptor) as partial:
             if self.has(blob.descriptor):
-                return
+                progress.update(blob.descriptor.size)
+                return False
             digest = hashlib.sha256()
             try:
                 with partial.open("wb") as file:
                     for chunk in blob.chunks():
                         digest.update(chunk)
                         file.write(chunk)
-                    file.flush()
-                    os.fsync(file.fileno())
+                        progress.update(len(chunk))
+                found = Descriptor(blob.descriptor.media_type, f"sha256:{digest.hexdigest()}", partial.stat().st_size)
+                if found != blob.descriptor.bare():
+                    raise IntegrityError(
+                        f"{found.size:,} bytes of {found.digest} came in place of the {blob.descriptor.size:,} bytes of "
+                        f"{blob.descriptor.digest}; nothing of them was kept. Run this again when nothing writes to the file."
+                    )
+                self.keep(blob.descriptor)
             except BaseException:
                 # On a full disk it would take the room that is missing.
                 partial.unlink(missing_ok=True)
                 raise
-            self.keep(blob.descriptor, digest.hexdigest())
+            return True
 
     @contextmanager
     def partially(self, descriptor: Descriptor) -> Iterator[Path]:
@@ -132,16 +144,12 @@ class Store:
         with disk_errors(self.folder), self._lock(f"blob-{descriptor.hex[:2]}", fcntl.LOCK_EX):
             yield self.partial(descriptor)
 
-    def keep(self, descriptor: Descriptor, sha256: str) -> None:
-        """Make the gathered bytes the blob; IntegrityError, and the bytes are gone, where digest or size is another."""
+    def keep(self, descriptor: Descriptor) -> None:
+        """Make the gathered bytes, which were hashed, the blob."""
         partial = self.partial(descriptor)
-        size = partial.stat().st_size
-        if (sha256, size) != (descriptor.hex, descriptor.size):
-            partial.unlink()
-            raise IntegrityError(
-                f"{descriptor.digest} of {descriptor.size:,} bytes was promised, but {size:,} bytes of sha256:{sha256} came; "
-                "nothing of them was kept."
-            )
+        # A rename may reach the disk before the bytes do.
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, self.path(descriptor))
 
@@ -158,10 +166,10 @@ class Store:
         raise UnknownNameError(f"The store {self.folder} has no {name!r}; it has: {known}.")
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let `name` lead to the manifest; UnknownNameError where not all of it is in the store. Within `adding`."""
-        self._make()
+        """Let `name` lead to the document and all that it needs, UnknownNameError where one lacks; within `adding`."""
         for one in reachable(self, descriptor):
             self.blob(one)
+        self._make()
         named = Descriptor(
             descriptor.media_type,
             descriptor.digest,

@@ -108,11 +108,15 @@ def _race(
 
 
 def _interleaved(calls: dict[tuple[str, int], Callable[[], object]]) -> dict[tuple[str, int], list[float]]:
-    """Seconds of each call, one of each in every round."""
+    """Seconds of each call, one of each in every round.
+
+    Each runs once, uncounted, before it is timed: the threads of the session before spin on for a while, on the same cores.
+    """
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
     spent, rounds = 0.0, -WARM_UP
     while rounds < FEWEST or (rounds < MOST and spent < ENOUGH * len(calls)):
         for key, call in calls.items():
+            call()
             started = time.perf_counter()
             call()
             took = time.perf_counter() - started

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelbake.errors import ModelbakeError, SourceUnreachableError
+from modelbake.errors import SourceUnreachableError
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,5 @@ class Source(Protocol):
         ...
 
 
-class TransientError(SourceUnreachableError):
-    """A failure that may pass: 429, 5xx, a cut or refused connection. `retry_after` is in seconds."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
 class NoSuchRangeError(SourceUnreachableError):
     """The source's file ends before the offset asked for."""
-
-
-class CancelledDownloadError(ModelbakeError):
-    """Another file's failure, or the user, ended the download."""

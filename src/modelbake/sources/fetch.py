@@ -29,13 +29,13 @@ from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.files import disk_errors, link_or_copy
 from modelbake.manifest import FileRef, PassedOver, SourceRecord, Weights
 from modelbake.output import NO_PROGRESS, Progress, out
+from modelbake.patience import Patience
 from modelbake.settings import Settings, WeightsPolicy
 from modelbake.sources.base import RemoteFile, Source
 from modelbake.sources.fetched import DEPLOYED, FILES_FOLDER, Fetched, emptied, read_fetched, write_record
 from modelbake.sources.http import hang_up
 from modelbake.sources.hub import Hub
 from modelbake.sources.local import Local
-from modelbake.sources.patience import Patience
 from modelbake.sources.safety import refuse_pickle
 from modelbake.sources.sample import Sample
 from modelbake.sources.transfer import Blob, BlobStore, identity

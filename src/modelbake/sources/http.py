@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -16,10 +14,8 @@ import httpx2
 
 from modelbake import __version__
 from modelbake.errors import SourceUnreachableError
-from modelbake.sources.base import NoSuchRangeError, Stream, TransientError
-
-# A hub that asks for more patience than this is better tried again by the user.
-MAX_RETRY_AFTER = 60.0
+from modelbake.patience import TransientError, retry_after
+from modelbake.sources.base import NoSuchRangeError, Stream
 
 _connections: WeakSet[Any] = WeakSet()
 
@@ -125,19 +121,6 @@ def raise_for_status(response: httpx2.Response, where: str) -> None:
     if status in (401, 403):
         raise DeniedError(f"{message}; it may be private or gated: set HF_TOKEN to a token that may read it")
     raise SourceUnreachableError(message)
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which is a number or an HTTP date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\s*[0-9]+\s*", value):
-        return min(float(value), MAX_RETRY_AFTER)
-    try:
-        moment = email.utils.parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
-    return min(max(0.0, moment - time.time()), MAX_RETRY_AFTER)
 
 
 def _start(response: httpx2.Response, offset: int, url: str) -> int:

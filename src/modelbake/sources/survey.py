@@ -10,9 +10,9 @@ from modelbake.bundle import Bundle, HubSource, SampleSource, SourceSpec
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.files import CHUNK
 from modelbake.manifest import FileRef
-from modelbake.sources.base import RemoteFile, Source, TransientError
+from modelbake.patience import Patience, TransientError
+from modelbake.sources.base import RemoteFile, Source
 from modelbake.sources.fetch import LISTING_TRIES, Fetcher
-from modelbake.sources.patience import Patience
 from modelbake.sources.transfer import FRUITLESS_TRIES
 
 

@@ -17,8 +17,8 @@ from modelbake.digests import Digests
 from modelbake.errors import IntegrityError
 from modelbake.files import CHUNK, disk_errors
 from modelbake.output import Progress
-from modelbake.sources.base import CancelledDownloadError, NoSuchRangeError, RemoteFile, Source, TransientError
-from modelbake.sources.patience import Patience
+from modelbake.patience import CancelledDownloadError, Patience, TransientError
+from modelbake.sources.base import NoSuchRangeError, RemoteFile, Source
 
 # A try that brought at least one byte starts the count again: a slow, breaking line still gets there.
 FRUITLESS_TRIES = 5

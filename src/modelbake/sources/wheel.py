@@ -30,7 +30,8 @@ from modelbake.bundle import WheelSource
 from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError
 from modelbake.files import CHUNK
 from modelbake.output import Progress
-from modelbake.sources.base import RemoteFile, Stream, TransientError
+from modelbake.patience import TransientError
+from modelbake.sources.base import RemoteFile, Stream
 from modelbake.sources.http import DeniedError, NoRangesError, open_url, read_range
 from modelbake.sources.local import open_file
 from modelbake.sources.transfer import BlobStore

@@ -376,7 +376,7 @@ def test_what_changed_meanwhile_is_not_written_over(
         project.text = changed
 
     project.hub.faults.add(kind="status", status=503, endpoint="info")
-    monkeypatch.setattr("modelbake.sources.patience.pause", wait)
+    monkeypatch.setattr("modelbake.patience.pause", wait)
     assert run(["lock", "-q"]) == 5
     assert project.text == changed
 

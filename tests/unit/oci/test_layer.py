@@ -144,6 +144,7 @@ HOSTILE: dict[str, tuple[bytes, type[ModelbakeError]]] = {
     "a name twice over": (whole("models//m", b"x"), RefusedError),
     "control character": (whole("models/m\n", b"x"), RefusedError),
     "whiteout": (whole("models/.wh.onnx", b""), RefusedError),
+    "folders without end": (head("models/" + "d/" * 200 + "m", 1), RefusedError),
     "opaque folder": (whole("models/.wh..wh..opq", b""), RefusedError),
     "gzip": (gzip.compress(whole("models/m", b"x")), IntegrityError),
     "nothing": (b"", IntegrityError),
@@ -192,6 +193,18 @@ def test_another_value_in_any_field_is_another_format(field: str) -> None:
     assert _with_field(ours, 100, b"0000644") == ours
     with pytest.raises(IntegrityError, match="no layer of"):
         read_head(_with_field(ours, *FIELDS[field]), "the layer")
+
+
+@pytest.mark.parametrize("folders", [60, 123, 124, 130])
+def test_a_path_that_a_layer_may_have_has_a_head_that_readers_read(folders: int) -> None:
+    """Readers take MOST_HEAD bytes of a layer whose path they do not know yet."""
+    path = "d/" * folders + "m"
+    try:
+        layer.check_path(path, "the bundle")
+    except RefusedError:
+        assert len(head(path, GIB8)) > layer.MOST_HEAD
+    else:
+        assert read_head(whole(path, b"x" * layer.MOST_HEAD)[: layer.MOST_HEAD], "it").path == path
 
 
 SECOND = whole("models/first", b"x")[: -2 * BLOCK] + head("models/second", 1)[BLOCK:] + b"y" + tail(1)

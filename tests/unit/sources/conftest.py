@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from modelbake import patience
 from modelbake.bundle import HubSource
 from modelbake.output import Output, out
-from modelbake.sources import patience
 from modelbake.sources.hub import Hub as HubClient
 from tests.hub import Hub, Repo
 from tests.unit.sources.support import CONFIG, FILE, REPOSITORY, WEIGHTS, Downloads, Web, make_settings

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelbake.errors import ModelbakeError, SourceUnreachableError
-from modelbake.sources.base import TransientError
-from modelbake.sources.http import MAX_RETRY_AFTER, NoRangesError, content_length, open_url, read_range, retry_after
+from modelbake.patience import MAX_RETRY_AFTER, TransientError, retry_after
+from modelbake.sources.http import NoRangesError, content_length, open_url, read_range
 from tests.unit.sources.support import WEIGHTS, Web
 
 

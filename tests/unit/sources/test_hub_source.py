@@ -12,8 +12,9 @@ from huggingface_hub import hf_hub_download
 from modelbake import settings
 from modelbake.bundle import HubSource
 from modelbake.errors import SourceUnreachableError
+from modelbake.patience import TransientError
 from modelbake.settings import Settings
-from modelbake.sources.base import RemoteFile, TransientError
+from modelbake.sources.base import RemoteFile
 from modelbake.sources.hub import Hub as HubClient
 from tests.hub import Hub, Repo
 from tests.hub.repo import git_object_id

@@ -19,7 +19,8 @@ import pytest
 from modelbake.bundle import UrlSource
 from modelbake.errors import IntegrityError, MachineError, ModelbakeError, SourceUnreachableError
 from modelbake.output import Output
-from modelbake.sources.base import CancelledDownloadError, RemoteFile, Stream, TransientError
+from modelbake.patience import CancelledDownloadError, TransientError
+from modelbake.sources.base import RemoteFile, Stream
 from modelbake.sources.hub import Hub as HubClient
 from modelbake.sources.transfer import FRUITLESS_TRIES
 from modelbake.sources.url import Url

@@ -15,8 +15,8 @@ import pytest
 from modelbake.bundle import WheelSource
 from modelbake.errors import IntegrityError, ModelbakeError, SourceUnreachableError
 from modelbake.output import Output
+from modelbake.patience import Patience
 from modelbake.sources.base import RemoteFile
-from modelbake.sources.patience import Patience
 from modelbake.sources.transfer import FRUITLESS_TRIES
 from modelbake.sources.wheel import Wheel
 from tests.unit.sources.support import CONFIG, FILE, WEIGHTS, Downloads, Web, make_wheel, record_digest, sha256

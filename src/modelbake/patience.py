@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import email.utils
 import random
+import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import tenacity
 
-from modelbake.errors import SourceUnreachableError
-from modelbake.sources.base import CancelledDownloadError, TransientError
+from modelbake.errors import ModelbakeError, SourceUnreachableError
 
 T = TypeVar("T")
 
 LONGEST_WAIT = 20.0
+# A server that asks for more patience than this is better tried again by the user.
+MAX_RETRY_AFTER = 60.0
+
+
+class TransientError(SourceUnreachableError):
+    """A failure that may pass: 429, 5xx, a cut or refused connection. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CancelledDownloadError(ModelbakeError):
+    """Another file's failure, or the user, ended the download."""
 
 
 def pause(stop: threading.Event, seconds: float) -> None:
@@ -67,3 +83,16 @@ class Patience:
         if isinstance(error, TransientError) and error.retry_after is not None:
             return error.retry_after
         return min(LONGEST_WAIT, 0.5 * 2.0**self._fruitless) * random.uniform(0.75, 1.25)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or an HTTP date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\s*[0-9]+\s*", value):
+        return min(float(value), MAX_RETRY_AFTER)
+    try:
+        moment = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+    return min(max(0.0, moment - time.time()), MAX_RETRY_AFTER)

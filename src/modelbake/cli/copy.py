@@ -1,0 +1,33 @@
+"""modelbake copy: images and bundles between registries, and between store and registry."""
+
+from __future__ import annotations
+
+import click
+
+from modelbake.cli.oci import moved_line, plain_http_option
+from modelbake.cli.options import load_settings, speaking
+from modelbake.errors import UsageError
+from modelbake.output import out
+
+
+@click.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@plain_http_option
+@speaking
+def command(source: str, target: str, plain_http: bool) -> None:
+    """Copy the image or bundle FROM one place TO another: HOST/REPOSITORY:TAG or store:NAME, all platforms, the same digests.
+
+    Between repositories of one registry no bytes are sent.
+    """
+    from modelbake.oci.locate import locate
+    from modelbake.oci.transfer import copy
+
+    settings = load_settings()
+    here, there = locate(source, settings, plain_http), locate(target, settings, plain_http)
+    if there.name.startswith("sha256:"):
+        raise UsageError(f"{target} names a digest, which a copy cannot choose; give a tag.")
+    root = here.resolve()
+    moved = copy(here.place, root, there.place, [there.name])
+    result = {"from": str(here), "to": str(there), "digest": root.digest, "sent": moved.sent, "size": moved.total}
+    out.result(result, [str(there), f"  digest  {root.digest}", moved_line("sent", moved)])

@@ -1,0 +1,47 @@
+"""modelbake push: a bundle of the models folder to a registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from modelbake.cli.oci import moved_line, packed_bundle, plain_http_option, platform_option
+from modelbake.cli.options import load_settings, models_dir_option, speaking
+from modelbake.errors import UsageError
+from modelbake.output import out
+
+
+@click.command("push")
+@click.argument("bundle")
+@click.argument("reference", metavar="REF")
+@platform_option
+@plain_http_option
+@models_dir_option
+@speaking
+def command(bundle: str, reference: str, platforms: tuple[str, ...], plain_http: bool, models_dir: Path | None) -> None:
+    """Send BUNDLE of the models folder to REF (HOST/REPOSITORY:TAG): what the registry lacks of it, straight from the folder."""
+    from modelbake.oci.locate import repository
+    from modelbake.oci.pack import MODELPACK_SUFFIX
+    from modelbake.oci.reference import parse
+    from modelbake.oci.transfer import send
+
+    settings = load_settings(models_dir)
+    found = parse(reference)
+    if found.digest:
+        raise UsageError(f"{reference} has a digest, which a push cannot choose; give HOST/REPOSITORY:TAG.")
+    target = repository(found, settings, plain_http)
+    packed = packed_bundle(settings, bundle, platforms)
+    moved = send([*packed.layers, *packed.documents], target)
+    target.tag(found.target, packed.image)
+    target.tag(f"{found.target}{MODELPACK_SUFFIX}", packed.modelpack)
+    named = found.at(found.target)
+    result = {
+        "bundle": packed.entry.name,
+        "reference": str(named),
+        "digest": packed.image.digest,
+        "modelpack": packed.modelpack.digest,
+        "sent": moved.sent,
+        "size": moved.total,
+    }
+    out.result(result, [f"{named}", f"  digest  {packed.image.digest}", moved_line("sent", moved)])

@@ -1,0 +1,41 @@
+"""The lock file of pulls: which digest each name had when the project took it, so that everybody gets the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from modelbake.errors import IntegrityError, MachineError
+from modelbake.files import write_atomically
+from modelbake.oci.model import Digest
+
+
+class Pins(Struct, frozen=True, forbid_unknown_fields=True):
+    """Digests of images by the names that they were pulled by."""
+
+    schema_version: Annotated[int, Meta(ge=1, le=1)] = 1
+    pulls: dict[str, Digest] = {}
+
+
+def read(path: Path) -> Pins:
+    """The pins of a file, none where there is no such file; IntegrityError where it is no lock file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Pins)
+    except FileNotFoundError:
+        return Pins()
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise IntegrityError(
+            f"{path} is no lock file of pulls ({error}); restore it from version control, or delete it and pull again."
+        ) from error
+    except OSError as error:
+        raise MachineError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def write(path: Path, pins: Pins) -> None:
+    """The pins into the file, sorted by name, by one rename; nothing where it has them already."""
+    if pins != read(path):
+        data = msgspec.json.format(msgspec.json.encode(pins, order="deterministic"), indent=2)
+        write_atomically(path, data + b"\n")

@@ -1,0 +1,317 @@
+"""A bundle, or part of one, out of the store or a registry into a models folder.
+
+The bytes go straight into the folder, hashed on their way as the layers that they are: no second copy, and nothing visible before
+all of them are there. A file that is known to be that layer's moves nothing and is not read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+from msgspec.structs import replace
+
+from modelbake import manifest
+from modelbake.digests import Digests
+from modelbake.errors import IntegrityError, UnknownNameError
+from modelbake.files import CHUNK, disk_errors
+from modelbake.install import place as install
+from modelbake.layers import IMAGE_ROOT
+from modelbake.manifest import Artifact, BundleEntry, FileRef
+from modelbake.oci import layer
+from modelbake.oci.download import download
+from modelbake.oci.model import (
+    DOCKER_LAYER_TAR,
+    INDEXES,
+    LAYER_TAR,
+    MOST_MANIFEST_BYTES,
+    Descriptor,
+    ImageIndex,
+    ImageManifest,
+    decode,
+)
+from modelbake.oci.pack import PATH
+from modelbake.oci.place import Place
+from modelbake.oci.repository import Repository
+from modelbake.oci.transfer import Moved, at_once, bar
+from modelbake.output import Progress
+
+# Inside the models folder, so that a rename puts what is whole into place; a pull that was cut goes on with it.
+GATHERING = ".pulling"
+_PLAIN = (LAYER_TAR, DOCKER_LAYER_TAR)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which artifacts of a bundle are wanted; None is all."""
+
+    format: str | None = None
+    precision: str | None = None
+    role: str | None = None
+
+    def takes(self, artifact: Artifact) -> bool:
+        """Whether the artifact is one of them."""
+        return all(
+            asked is None or asked == found
+            for asked, found in (
+                (self.format, artifact.format),
+                (self.precision, artifact.precision),
+                (self.role, artifact.role),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A bundle in a place: its entry, and the layer of each of its files by path."""
+
+    entry: BundleEntry
+    layers: dict[str, Descriptor]
+
+
+def look(where: Place, root: Descriptor) -> list[Found]:
+    """The bundles of an image: its models manifest, and which layer has which file.
+
+    IntegrityError where it holds none, where a layer lacks or its size is not its file's, where a layer is compressed.
+    """
+    image = image_manifest(where, root)
+    layers = [one for one in image.layers if one.media_type in _PLAIN]
+    by_path = {path: one for one in layers if (path := _path_of(where, one))}
+    if manifest.MANIFEST_NAME not in by_path:
+        raise IntegrityError(
+            f"{where}: {root.digest} holds no bundle: none of its uncompressed layers is /{IMAGE_ROOT}/{manifest.MANIFEST_NAME}. "
+            "Pull what `modelbake push` or `docker buildx bake` made, pushed with compression=uncompressed."
+        )
+    found = _models_manifest(where, by_path[manifest.MANIFEST_NAME])
+    bundles = []
+    for entry in found.bundles:
+        lacking = [ref.path for ref in entry.files if ref.path not in by_path]
+        if lacking:
+            raise IntegrityError(
+                f"{where}: {root.digest} lists {lacking[0]} of {entry.name}, but has no layer of it; push it again."
+            )
+        for ref in entry.files:
+            if by_path[ref.path].size != layer.length(f"{IMAGE_ROOT}/{ref.path}", ref.size):
+                raise IntegrityError(
+                    f"{where}: the layer of {ref.path} has {by_path[ref.path].size:,} bytes, which are not those of a file of "
+                    f"{ref.size:,} bytes; push it again."
+                )
+        bundles.append(Found(entry, {ref.path: by_path[ref.path] for ref in entry.files}))
+    return bundles
+
+
+def image_manifest(where: Place, root: Descriptor) -> ImageManifest:
+    """The image manifest that `root` is, or the first of an index: a bundle's files are the same on all platforms."""
+    for _ in range(3):
+        if root.media_type not in INDEXES:
+            return decode(where.read(root), ImageManifest, f"{where}: {root.digest}")
+        listed = decode(where.read(root), ImageIndex, f"{where}: {root.digest}").manifests
+        real = [one for one in listed if one.platform is None or one.platform.os != "unknown"]
+        if not real:
+            break
+        root = real[0]
+    raise IntegrityError(f"{where}: {root.digest} is an index without an image.")
+
+
+def part_of(entry: BundleEntry, wanted: Wanted) -> BundleEntry:
+    """The entry with the wanted artifacts alone, and the files that they need; UnknownNameError where there is none of them.
+
+    What no artifact names, such as a licence text, stays, and so do the goldens, so that `modelbake verify` works.
+    """
+    artifacts = tuple(one for one in entry.artifacts if wanted.takes(one))
+    if not artifacts:
+        has = ", ".join(f"{one.role} {one.precision} ({one.format})" for one in entry.artifacts)
+        raise UnknownNameError(f"{entry.name} has no such artifact; it has: {has}.")
+    if artifacts == entry.artifacts:
+        return entry
+    needed = {path for one in artifacts for path in _needs(one)}
+    others = {path for one in entry.artifacts for path in _needs(one)} - needed
+    files = tuple(ref for ref in entry.files if ref.path not in others)
+    return replace(entry, artifacts=artifacts, files=files, digest=manifest.bundle_digest(files))
+
+
+def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Digests) -> Moved:
+    """The bundle's wanted files into `models`, then its entry into the manifest there.
+
+    One pull at a time into a folder; a second one finds what the first brought. IntegrityError where bytes are not those of their
+    digest, MachineError where the disk does not take them: the folder then is as it was, and what came whole is not fetched again.
+    """
+    entry = part_of(found.entry, wanted)
+    gathering = models / GATHERING
+    sent: list[Descriptor] = []
+    written: dict[str, int] = {}
+
+    def holds(ref: FileRef) -> bool:
+        return _holds(models / ref.path, ref, found.layers[ref.path], digests)
+
+    def bring(ref: FileRef, to: Path) -> None:
+        gathered = gathering / found.layers[ref.path].hex
+        written[ref.path] = gathered.stat().st_mtime_ns
+        os.replace(gathered, to)
+
+    with disk_errors(models):
+        models.mkdir(parents=True, exist_ok=True)
+        with FileLock(models.with_name(f".{models.name}.pull.lock")):
+            lacking = {found.layers[ref.path].hex: ref for ref in entry.files if not holds(ref)}
+            size = sum(found.layers[ref.path].size for ref in lacking.values())
+            if lacking:
+                gathering.mkdir(exist_ok=True)
+            with bar(size, f"from {where}") as progress:
+
+                def gather(ref: FileRef) -> bool:
+                    descriptor = found.layers[ref.path]
+                    if not (gathering / descriptor.hex).exists():
+                        _gather(where, ref, descriptor, gathering / f"{descriptor.hex}.partial", progress)
+                        sent.append(descriptor)
+                    return True
+
+                at_once(list(lacking.values()), gather, [where.stop] if isinstance(where, Repository) else [])
+            install(models, entry, holds, bring)
+            for ref in lacking.values():
+                digests.note(models / ref.path, _label(ref.path), found.layers[ref.path].hex, written[ref.path])
+            shutil.rmtree(gathering, ignore_errors=True)
+    total = [found.layers[ref.path] for ref in entry.files]
+    return Moved(sum(one.size for one in sent), len(sent), sum(one.size for one in total), len(total))
+
+
+def _gather(where: Place, ref: FileRef, descriptor: Descriptor, partial: Path, progress: Progress) -> None:
+    """The file out of its layer, hashed, beside `partial` without that ending."""
+    with LayerSink(partial, ref, f"{where}: {descriptor.digest}") as sink:
+        here = where.blob(descriptor)
+        if here is None:
+            assert isinstance(where, Repository)
+            download(where, descriptor, sink, progress)
+        else:
+            sink.restart()
+            digest = hashlib.sha256()
+            for chunk in here.chunks():
+                digest.update(chunk)
+                sink.write(chunk)
+                progress.update(len(chunk))
+            if digest.hexdigest() != descriptor.hex:
+                sink.restart()
+                raise IntegrityError(
+                    f"{where}: the blob {descriptor.digest} is damaged; `modelbake store verify` finds all that are."
+                )
+        sink.finish()
+    os.replace(partial, partial.with_suffix(""))
+
+
+class LayerSink:
+    """The bytes of a layer in, the bytes of its file into `path`; IntegrityError where the layer is not that file's."""
+
+    def __init__(self, path: Path, ref: FileRef, where: str) -> None:
+        self._file = path.open("a+b", buffering=0)
+        self._head = layer.head(f"{IMAGE_ROOT}/{ref.path}", ref.size)
+        self._tail = layer.tail(ref.size)
+        self._size = ref.size
+        self._where = where
+        self._path = ref.path
+        self._at = 0
+
+    def __enter__(self) -> LayerSink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def kept(self) -> Iterator[bytes]:
+        """The layer's head and the file's bytes so far."""
+        there = os.fstat(self._file.fileno()).st_size
+        if not 0 < there <= self._size:
+            self.restart()
+            return
+        self._at = len(self._head) + there
+        yield self._head
+        self._file.seek(0)
+        while chunk := self._file.read(CHUNK):
+            yield chunk
+
+    def write(self, chunk: bytes) -> None:
+        """The layer's next bytes."""
+        view = memoryview(chunk)
+        while view:
+            begin, end = len(self._head), len(self._head) + self._size
+            if self._at < begin:
+                taken = view[: begin - self._at]
+                self._same(taken, self._head[self._at :])
+            elif self._at < end:
+                taken = view[: self._file.write(view[: end - self._at])]
+            else:
+                taken = view
+                self._same(taken, self._tail[self._at - end :])
+            self._at += len(taken)
+            view = view[len(taken) :]
+
+    def restart(self) -> None:
+        """Nothing came yet."""
+        self._file.truncate(0)
+        self._at = 0
+
+    def finish(self) -> None:
+        """Everything on the disk, as a file that everybody may read."""
+        os.fsync(self._file.fileno())
+        os.fchmod(self._file.fileno(), 0o644)
+
+    def _same(self, found: memoryview, expected: bytes) -> None:
+        if found != expected[: len(found)]:
+            self.restart()
+            raise IntegrityError(
+                f"{self._where} is not the layer of {self._path}: its archive holds another file, or several. Push the bundle again."
+            )
+
+
+def _holds(path: Path, ref: FileRef, descriptor: Descriptor, digests: Digests) -> bool:
+    """Whether the file is that of the layer: known to be, or hashed now."""
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != ref.size:
+        return False
+
+    def taken() -> str:
+        digest = hashlib.sha256(layer.head(f"{IMAGE_ROOT}/{ref.path}", ref.size))
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        digest.update(layer.tail(ref.size))
+        return digest.hexdigest()
+
+    return digests.remembered(path, _label(ref.path), taken) == descriptor.hex
+
+
+def _label(path: str) -> str:
+    return f"layer {IMAGE_ROOT}/{path}"
+
+
+def _path_of(where: Place, descriptor: Descriptor) -> str | None:
+    """The file's path below the models folder that the layer has: as it is annotated, else by its first bytes, since layers of
+    images that docker made have no annotations; None where it is another layer. Unpacking checks the bytes by it."""
+    annotated = (descriptor.annotations or {}).get(PATH)
+    if annotated:
+        return annotated
+    try:
+        entry = layer.read_head(where.first(descriptor, layer.MOST_HEAD), f"{where}: {descriptor.digest}")
+    except IntegrityError:
+        return None
+    root, _, path = entry.path.partition("/")
+    return path if root == IMAGE_ROOT and path else None
+
+
+def _models_manifest(where: Place, descriptor: Descriptor) -> manifest.Manifest:
+    name = f"{where}: {descriptor.digest}"
+    if descriptor.size > MOST_MANIFEST_BYTES:
+        raise IntegrityError(f"{name}: its models manifest has {descriptor.size:,} bytes, more than any may have.")
+    with tarfile.open(fileobj=io.BytesIO(where.read(descriptor))) as tar:
+        member = tar.extractfile(str(PurePosixPath(IMAGE_ROOT) / manifest.MANIFEST_NAME))
+        assert member is not None
+        return manifest.decode(member.read(), name)
+
+
+def _needs(artifact: Artifact) -> set[str]:
+    tokenizer = {artifact.tokenizer.path} if artifact.tokenizer else set()
+    return {artifact.path, *(ref.path for ref in artifact.external_data)} | tokenizer

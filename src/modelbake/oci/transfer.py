@@ -1,0 +1,192 @@
+"""Documents and blobs from one place to another: several at a time, what is there already left out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from modelbake.files import CHUNK
+from modelbake.oci.blob import Blob, of_bytes
+from modelbake.oci.download import download
+from modelbake.oci.model import INDEXES, MANIFESTS, Descriptor
+from modelbake.oci.place import Place, reachable
+from modelbake.oci.repository import Repository
+from modelbake.oci.store import Store
+from modelbake.output import Progress, out
+
+# Blobs under way at a time.
+AT_ONCE = 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a transfer did: bytes and blobs that were sent, and all that it was about."""
+
+    sent: int
+    sent_blobs: int
+    total: int
+    total_blobs: int
+
+
+def copy(source: Place, root: Descriptor, target: Place, names: Iterable[str] = ()) -> Moved:
+    """`root` and all that it needs from `source` to `target`, where `names` then lead to it.
+
+    Between repositories of one registry nothing is sent: its blobs are mounted. What names others comes after them, so that the
+    target holds nothing at any moment whose parts it lacks.
+    """
+    with target.adding():
+        moved = move(source, list(reachable(source, root)), target)
+        for name in names:
+            target.tag(name, root)
+    return moved
+
+
+def move(source: Place, descriptors: list[Descriptor], target: Place) -> Moved:
+    """These blobs and documents, the documents last and in their order; within the target's `adding`."""
+    documents = [one for one in descriptors if _is_document(one)]
+    blobs = [one for one in descriptors if not _is_document(one)]
+    size = sum(one.size for one in descriptors)
+    with bar(size, f"to {target}") as progress:
+        sent = at_once(blobs, lambda one: _move(source, one, target, progress), _stops(source, target))
+        flags = [*sent, *(_move(source, one, target, progress) for one in documents)]
+    moved = [one for one, flag in zip([*blobs, *documents], flags, strict=True) if flag]
+    return Moved(sum(one.size for one in moved), len(moved), size, len(descriptors))
+
+
+def send(blobs: Iterable[Blob], target: Place) -> Moved:
+    """Blobs and documents of this machine to `target`, the documents last and in their order; within its `adding`."""
+    blobs = list(blobs)
+    plain = [blob for blob in blobs if not _is_document(blob.descriptor)]
+    documents = [blob for blob in blobs if _is_document(blob.descriptor)]
+    size = sum(blob.descriptor.size for blob in blobs)
+    with bar(size, f"to {target}") as progress:
+        sent = at_once(plain, lambda blob: target.add(blob, progress), _stops(target))
+        flags = [*sent, *(target.add(blob, progress) for blob in documents)]
+    moved = [blob.descriptor for blob, flag in zip([*plain, *documents], flags, strict=True) if flag]
+    return Moved(sum(one.size for one in moved), len(moved), size, len(blobs))
+
+
+def at_once(items: list[T], work: Callable[[T], bool], stops: list[threading.Event]) -> list[bool]:
+    """`work` of each, several at a time; the first error ends the others (by `stops`) and is raised."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = next((future for future in done if not future.cancelled() and future.exception()), None)
+            if failed is not None:
+                failed.result()
+        except BaseException:
+            for event in stops:
+                event.set()
+            for future in futures:
+                future.cancel()
+            raise
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def bar(total: int, label: str) -> Iterator[Progress]:
+    """A progress bar that several threads may move."""
+    shown = out.progress(total, label)
+    try:
+        yield _Locked(shown)
+    finally:
+        shown.close()
+
+
+class _Locked:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    def update(self, n: int, /) -> None:
+        with self._lock:
+            self._progress.update(n)
+
+    def close(self) -> None:
+        self._progress.close()
+
+
+def _move(source: Place, descriptor: Descriptor, target: Place, progress: Progress) -> bool:
+    """Whether anything of the blob or document had to be sent."""
+    if not _is_document(descriptor) and isinstance(source, Repository):
+        if isinstance(target, Store):
+            return _download(source, descriptor, target, progress)
+        if isinstance(target, Repository):
+            near = (source.reference.repository,) if source.reference.host == target.reference.host else ()
+            return target.add(_Remote(descriptor, (), source), progress, near)
+    blob = of_bytes(source.read(descriptor), descriptor) if _is_document(descriptor) else source.blob(descriptor)
+    assert blob is not None
+    return target.add(blob, progress)
+
+
+def _download(source: Repository, descriptor: Descriptor, store: Store, progress: Progress) -> bool:
+    if not store.has(descriptor):
+        with store.partially(descriptor) as partial:
+            # Whoever held it before may have brought all of it.
+            if not store.has(descriptor):
+                with FileSink(partial) as sink:
+                    download(source, descriptor, sink, progress)
+                store.keep(descriptor)
+                return True
+    progress.update(descriptor.size)
+    return False
+
+
+class FileSink:
+    """A download into a file, which keeps what came of it when it is cut."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+b", buffering=0)
+
+    def __enter__(self) -> FileSink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def kept(self) -> Iterator[bytes]:
+        """The file's bytes so far."""
+        self._file.seek(0)
+        while chunk := self._file.read(CHUNK):
+            yield chunk
+
+    def write(self, chunk: bytes) -> None:
+        """Behind all that is there."""
+        view = memoryview(chunk)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def restart(self) -> None:
+        """An empty file."""
+        self._file.truncate(0)
+
+    def finish(self) -> None:
+        """Everything on the disk."""
+        os.fsync(self._file.fileno())
+
+
+@dataclass(frozen=True)
+class _Remote(Blob):
+    """A blob of another registry, whose bytes pass through; the one that gets them hashes them."""
+
+    source: Repository
+
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        return self.source.chunks(self.descriptor, offset)
+
+
+def _stops(*places: Place) -> list[threading.Event]:
+    return [place.stop for place in places if isinstance(place, Repository)]
+
+
+def _is_document(descriptor: Descriptor) -> bool:
+    return descriptor.media_type in (*MANIFESTS, *INDEXES)
