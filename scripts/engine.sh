@@ -5,10 +5,9 @@
 # Exit codes: 0 done, 2 usage, 3 (status only) not running, 7 the machine is not able, with a message that says what to install.
 set -euo pipefail
 
+# Debian 12 has no buildx and an engine without the containerd image store: they come from the next release (debian.sh).
 readonly ENGINE_PACKAGES=(docker.io docker-cli docker-buildx docker-compose containerd tini)
 readonly PLUGIN_PACKAGES=(docker-buildx docker-compose)
-# Debian 12 has no buildx and an engine without the containerd image store; the Go programs of the next release run on it.
-readonly SUITE_FOR_12=trixie
 
 usage() {
     cat <<'TEXT'
@@ -99,49 +98,7 @@ own_alive() { alive "$pidfile" "--pidfile $pidfile"; }
 readonly INSTALL_ADVICE="install Docker Engine 25 or newer with its buildx plugin (https://docs.docker.com/engine/install/; \
 Docker Desktop or colima do on macOS), start it, and run this again"
 
-require_debian_root() {
-    local wanted=$1 version
-    [[ $(release_field ID) == debian ]] ||
-        die 7 "$wanted, and this script can set that up on Debian only: $INSTALL_ADVICE"
-    version=$(release_field VERSION_ID)
-    [[ -z $version || $version -ge 12 ]] ||
-        die 7 "$wanted, and this is Debian $version; from 12 on this script can set that up: $INSTALL_ADVICE"
-    [[ $(id -u) == 0 ]] ||
-        die 7 "$wanted: run this as root (with sudo), or $INSTALL_ADVICE"
-}
-
 # ---- install ---------------------------------------------------------------------------------------------------------
-
-# Unpacks packages into a folder that appears by one rename. The machine's apt configuration and package state stay as they are.
-unpack_packages() {
-    local target=$1 suite stage deb version
-    shift
-    version=$(release_field VERSION_ID)
-    suite=$(release_field VERSION_CODENAME)
-    [[ $version == 12 ]] && suite=$SUITE_FOR_12
-    rm -rf "$state_dir"/stage.*
-    stage=$(mktemp -d "$state_dir/stage.XXXXXX")
-    mkdir -p "$stage"/{parts,lists/partial,cache/archives/partial,debs,root}
-    derive_sources "$suite" "$stage/parts"
-    : >"$stage/status"
-    local apt=(apt-get -q -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$stage/parts"
-        -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null -o APT::Default-Release=
-        -o "Dir::State::status=$stage/status" -o "Dir::State::lists=$stage/lists" -o "Dir::Cache=$stage/cache"
-        -o APT::Sandbox::User=root -o Acquire::Languages=none)
-    say "fetching ${*} of Debian $suite"
-    # One source that does not answer is no harm while another has the packages, so the download below is the judge.
-    "${apt[@]}" update >"$state_dir/apt.log" 2>&1 || true
-    (cd "$stage/debs" && "${apt[@]}" download "$@") >>"$state_dir/apt.log" 2>&1 || {
-        tail -n 20 "$state_dir/apt.log" >&2
-        die 7 "apt could not fetch ${*} of Debian $suite: see $state_dir/apt.log, check the network, or $INSTALL_ADVICE"
-    }
-    for deb in "$stage"/debs/*.deb; do
-        dpkg -x "$deb" "$stage/root" || die 7 "cannot unpack $deb: is the disk full? ($state_dir)"
-    done
-    rm -rf "$target"
-    mv "$stage/root" "$target"
-    rm -rf "$stage"
-}
 
 # runc and iptables come from the machine's own release: a newer release's need its newer libc.
 install_own_packages() {
@@ -166,12 +123,6 @@ link_config() {
     done
 }
 
-take_lock() {
-    mkdir -p "$state_dir" || die 7 "cannot make $state_dir: choose another folder with MODELBAKE_ENGINE_DIR"
-    exec 9>"$state_dir/lock"
-    flock -w 300 9 || die 7 "another engine.sh has held $state_dir/lock for five minutes: end it, then run this again"
-}
-
 installed() { [[ -x $prefix/usr/sbin/dockerd ]] && command -v runc >/dev/null && command -v iptables >/dev/null; }
 
 cmd_install() {
@@ -182,9 +133,9 @@ cmd_install() {
         plugins=$prefix
         [[ -d $plugins ]] || plugins=$plugins_prefix
         if [[ ! -d $plugins ]]; then
-            require_debian_root "Docker $version answers but its client has no buildx plugin"
-            take_lock
-            unpack_packages "$plugins" "${PLUGIN_PACKAGES[@]}"
+            require_debian_root "Docker $version answers but its client has no buildx plugin" "$INSTALL_ADVICE"
+            take_lock "$state_dir" MODELBAKE_ENGINE_DIR
+            unpack_packages "$plugins" "$INSTALL_ADVICE" "${PLUGIN_PACKAGES[@]}"
         fi
         link_config "$plugins"
         say "Docker $version answers, its client's plugins are in place: eval \"\$(scripts/engine.sh env)\""
@@ -192,10 +143,10 @@ cmd_install() {
         link_config "$prefix"
         say "installed already in $prefix"
     else
-        require_debian_root "no Docker engine answers"
-        take_lock
+        require_debian_root "no Docker engine answers" "$INSTALL_ADVICE"
+        take_lock "$state_dir" MODELBAKE_ENGINE_DIR
         install_own_packages
-        [[ -x $prefix/usr/sbin/dockerd ]] || unpack_packages "$prefix" "${ENGINE_PACKAGES[@]}"
+        [[ -x $prefix/usr/sbin/dockerd ]] || unpack_packages "$prefix" "$INSTALL_ADVICE" "${ENGINE_PACKAGES[@]}"
         link_config "$prefix"
         say "installed Docker $("$prefix/usr/bin/docker" version --format '{{.Client.Version}}' 2>/dev/null || true) in $prefix"
     fi
@@ -248,8 +199,8 @@ cmd_start() {
     fi
     [[ ${#socket} -le 107 ]] || die 2 "$socket is too long for a socket's name: choose a shorter MODELBAKE_ENGINE_DIR"
     installed || (cmd_install)
-    require_debian_root "no Docker engine answers"
-    take_lock
+    require_debian_root "no Docker engine answers" "$INSTALL_ADVICE"
+    take_lock "$state_dir" MODELBAKE_ENGINE_DIR
     if version=$(own_version); then return 0; fi # another start was quicker
     link_config "$prefix"
     clear_stale
@@ -286,7 +237,7 @@ cmd_stop() {
         return 0
     fi
     [[ $(id -u) == 0 ]] || die 7 "stopping the engine takes root: sudo scripts/engine.sh stop"
-    take_lock
+    take_lock "$state_dir" MODELBAKE_ENGINE_DIR
     pid=$(<"$pidfile")
     kill "$pid"
     while kill -0 "$pid" 2>/dev/null; do
@@ -327,8 +278,6 @@ cmd_status() {
         return 3
     fi
 }
-
-quoted() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 
 # The unpacked client goes first in PATH: it is the engine's own release, so what a build does is the same on every machine.
 print_client() {
