@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -45,23 +45,29 @@ class Digests:
             self._remember(before + label, sha256)
         return sha256
 
-    def note(self, path: Path, label: str, sha256: str, mtime_ns: int) -> None:
-        """Remember what `remembered` would take, of a file that was written and hashed just now, and last changed at `mtime_ns`.
+    def note(self, written: Mapping[Path, tuple[str, str, int]]) -> None:
+        """Remember what `remembered` would take, of files that were written and hashed just now: label, digest, and the time of
+        the file's last change (`st_mtime_ns`) when it was hashed.
 
-        Nothing is remembered where it was changed since, or where the file system's time stamps could not tell.
+        Nothing is remembered of one that was changed since, or whose file system has time stamps too coarse to tell.
         """
-        stat = path.stat()
-        if stat.st_mtime_ns != mtime_ns or stat.st_ctime_ns % 1_000_000 == 0:
-            return
+        stats = {path: path.stat() for path in written}
+        latest = max((stat.st_ctime_ns for stat in stats.values()), default=0)
         # A change within the same tick of the kernel's clock as the renaming would not show.
-        time.sleep(max(0.0, (stat.st_ctime_ns + TICK - time.time_ns()) / 1e9))
-        if path.stat() == stat:
-            self._remember(_identity(path) + label, sha256)
+        time.sleep(min(max(0.0, (latest + TICK - time.time_ns()) / 1e9), TICK / 1e9))
+        for path, (label, sha256, mtime_ns) in written.items():
+            fine = stats[path].st_ctime_ns % 1_000_000 != 0
+            if fine and stats[path].st_mtime_ns == mtime_ns and path.stat() == stats[path]:
+                self._remember(_identity(path) + label, sha256)
 
     def refs(self, root: Path) -> tuple[FileRef, ...]:
         """References to all files below `root`, sorted by path."""
         paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
         return tuple(FileRef(path, self.sha256(root / path), (root / path).stat().st_size) for path in paths)
+
+    def known(self, path: Path) -> str | None:
+        """SHA-256 of the file where it is remembered."""
+        return self._recall(_identity(path))
 
     def _recall(self, identity: str) -> str | None:
         with suppress(sqlite3.Error), closing(self._open()) as store:

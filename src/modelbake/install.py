@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock
-
 from modelbake import manifest
+from modelbake.digests import Digests
 from modelbake.errors import IntegrityError
 from modelbake.files import disk_errors, sha256_of
 from modelbake.manifest import BundleEntry, FileRef, Manifest
@@ -22,16 +22,19 @@ from modelbake.manifest import BundleEntry, FileRef, Manifest
 STAGING_NAME = ".staging"
 
 
-def install(models: Path, entry: BundleEntry, made: Path, sha256: Callable[[Path], str] = sha256_of) -> None:
+def install(models: Path, entry: BundleEntry, made: Path, digests: Digests) -> None:
     """Put the files of `entry` that differ from those below `made` into `models`, then its entry into the manifest.
 
-    `sha256` hashes what is in `models` already.
+    `digests` tells of what is in `models` already, and is told of what gets there.
     """
+    written: dict[str, int] = {}
 
-    def holds(ref: FileRef) -> bool:
-        return _holds(models, ref, sha256)
+    def bring(ref: FileRef, to: Path) -> None:
+        _copied(made, ref, to)
+        written[ref.path] = to.stat().st_mtime_ns
 
-    place(models, entry, holds, lambda ref, to: _copied(made, ref, to))
+    place(models, entry, lambda ref: _holds(models, ref, digests.sha256), bring)
+    digests.note({models / ref.path: ("", ref.sha256, written[ref.path]) for ref in entry.files if ref.path in written})
 
 
 def place(
@@ -74,8 +77,10 @@ def place(
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _lock(models: Path) -> FileLock:
+def _lock(models: Path) -> AbstractContextManager[object]:
     """One lock for a models folder, whoever writes to it and with whatever cache; beside it, since what is in it gets baked."""
+    from filelock import FileLock
+
     models.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(models.with_name(f".{models.name}.lock"))
 

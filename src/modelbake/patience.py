@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import tenacity
-
 from modelbake.errors import ModelbakeError, SourceUnreachableError
 
 T = TypeVar("T")
@@ -55,15 +53,28 @@ class Patience:
         """What `attempt` returns; `gained` is asked after each one that failed. Raises SourceUnreachableError at the limit,
         CancelledDownloadError after `stop`."""
         self._fruitless = 0
+        failed: list[TransientError] = []
+        try:
+            return self._once(attempt, gained)
+        except TransientError as error:
+            failed.append(error)
+        # Not before it is needed: it takes as long to load as a first try takes, which mostly succeeds.
+        import tenacity
+
+        def once() -> T:
+            if failed:
+                raise failed.pop()
+            return self._once(attempt, gained)
+
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
             stop=lambda _: self._fruitless >= self.limit,
-            wait=self._wait,
+            wait=lambda state: self._wait(state.outcome.exception() if state.outcome else None),
             sleep=lambda seconds: pause(self.stop, seconds),
             reraise=True,
         )
         try:
-            result: T = tries(self._once, attempt, gained)
+            result: T = tries(once)
         except TransientError as error:
             raise SourceUnreachableError(f"{error} (gave up after {self.limit} tries that brought nothing)") from error
         return result
@@ -77,9 +88,8 @@ class Patience:
             self._fruitless = 0 if gained() else self._fruitless + 1
             raise
 
-    def _wait(self, state: tenacity.RetryCallState) -> float:
+    def _wait(self, error: BaseException | None) -> float:
         """What the server asked for, else half a second doubled at each fruitless try, a quarter more or less by chance."""
-        error = state.outcome.exception() if state.outcome else None
         if isinstance(error, TransientError) and error.retry_after is not None:
             return error.retry_after
         return min(LONGEST_WAIT, 0.5 * 2.0**self._fruitless) * random.uniform(0.75, 1.25)
@@ -89,7 +99,7 @@ def retry_after(value: str | None) -> float | None:
     """Seconds of a Retry-After header, which is a number or an HTTP date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
-    if re.fullmatch(r"\s*[0-9]+\s*", value):
+    if re.fullmatch(r"[ \t]*[0-9]+[ \t]*", value):
         return min(float(value), MAX_RETRY_AFTER)
     try:
         moment = email.utils.parsedate_to_datetime(value).timestamp()

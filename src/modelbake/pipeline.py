@@ -103,7 +103,7 @@ class Pipeline:
         made = self._quantize(bundle, exported)
         figures = self._verify(bundle, made)
         entry = _entry(bundle, fetched, made, figures, self._digests)
-        install(self.settings.models_dir, entry, made / "models", self._digests.sha256)
+        install(self.settings.models_dir, entry, made / "models", self._digests)
         return entry
 
     def _sample(self, bundle: Bundle, seed: int) -> Path:

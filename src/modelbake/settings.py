@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +77,9 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
 
 def proxy_for(url: str) -> str | None:
     """The proxy that the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY) has for that address, or None."""
+    # Only where something is sent to another machine.
+    import urllib.request
+
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.netloc):
         return None

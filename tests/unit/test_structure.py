@@ -88,7 +88,8 @@ ROOMS = {
     "bake": FOUNDATION | {"sources", "verify"},
     "pipeline": FOUNDATION | {"cache", "export", "install", "parity", "quantize", "sources"},
     "training": FOUNDATION | {"export", "parity", "runtime"},
-    "cli": FOUNDATION | {"bake", "inspect", "layers", "lock", "oci", "pipeline", "report", "runtime", "training", "verify"},
+    "cli": FOUNDATION
+    | {"bake", "inspect", "layers", "lock", "oci", "pipeline", "report", "runtime", "training", "verify"},
     "__main__": {"cli"},
     "modelbake": set(),
 }

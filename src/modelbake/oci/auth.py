@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 import subprocess
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +51,11 @@ class Challenge:
 
 def parse_challenge(header: str) -> Challenge:
     """The header's challenge (RFC 9110, 11.6.1); one that is none has no scheme."""
+    from urllib.request import parse_http_list
+
     scheme, _, rest = header.strip().partition(" ")
     found = {}
-    for item in urllib.request.parse_http_list(rest):
+    for item in parse_http_list(rest):
         key, separator, value = item.partition("=")
         if separator:
             found[key.strip().lower()] = value.strip().strip('"')

@@ -26,19 +26,8 @@ class FilePart:
             f"{self.path} became shorter while it was read; run this again when nothing writes to it."
         )
 
-    def chunks(self, skip: int) -> Iterator[bytes]:
-        """The bytes behind the first `skip`; errors as of `Blob.chunks`."""
-        left = self.size - skip
-        with self._opened() as file:
-            file.seek(skip)
-            while left:
-                chunk = file.read(min(CHUNK, left))
-                if not chunk:
-                    raise self.shorter()
-                left -= len(chunk)
-                yield chunk
-
-    def _opened(self) -> FileIO:
+    def open(self) -> FileIO:
+        """The file, to be read; IntegrityError where it is gone, MachineError where it cannot be read."""
         try:
             return self.path.open("rb", buffering=0)
         except FileNotFoundError as error:
@@ -50,6 +39,24 @@ class FilePart:
 
 
 Piece = bytes | FilePart
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`size` bytes of a file from `offset` on, for a connection that sends them without reading them here."""
+
+    part: FilePart
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes; IntegrityError where the file is gone or became shorter, MachineError where it cannot be read."""
+        with self.part.open() as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise self.part.shorter()
+        return data
 
 
 @dataclass(frozen=True)
@@ -67,16 +74,19 @@ class Blob:
                 yield piece, offset
             offset = max(0, offset - size)
 
-    def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """The bytes from `offset` on, in pieces of some size.
-
-        IntegrityError where a file is gone or became shorter, MachineError where it cannot be read.
-        """
+    def slices(self, offset: int = 0) -> Iterator[bytes | Slice]:
+        """The bytes from `offset` on, in pieces of some size, those of files not read yet."""
         for piece, skip in self.parts(offset):
             if isinstance(piece, bytes):
                 yield piece[skip:]
                 continue
-            yield from piece.chunks(skip)
+            for start in range(skip, piece.size, CHUNK):
+                yield Slice(piece, start, min(CHUNK, piece.size - start))
+
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """The bytes from `offset` on, in pieces of some size; errors as of `Slice.read`."""
+        for piece in self.slices(offset):
+            yield piece if isinstance(piece, bytes) else piece.read()
 
 
 def of_bytes(data: bytes, descriptor: Descriptor) -> Blob:

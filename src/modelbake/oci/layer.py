@@ -48,6 +48,11 @@ def tail(size: int) -> bytes:
     return bytes(-size % BLOCK) + _END
 
 
+def label(path: str, sha256: str) -> str:
+    """What modelbake.digests remembers the digest of the layer by, of the file that the manifest lists with that digest."""
+    return f"layer {path} {sha256}"
+
+
 def length(path: str, size: int) -> int:
     """How many bytes the layer of the file has."""
     return len(head(path, size)) + size + len(tail(size))

@@ -54,7 +54,7 @@ def repository(reference: Reference, settings: Settings, plain_http: bool = Fals
         settings.docker_config,
         settings.registry_tokens.get(reference.host),
         settings.ca_bundle,
-        proxy_for,
+        (lambda url: None) if reference.is_loopback else proxy_for,
         plain_http,
     )
     cache = settings.cache_dir

@@ -7,7 +7,9 @@ same bytes, on any machine. Sources: OCI image-spec 1.1 (config.md, manifest.md)
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from modelbake import manifest
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, RefusedError
+from modelbake.files import CHUNK
 from modelbake.layers import IMAGE_ROOT
 from modelbake.manifest import BundleEntry, FileRef, Manifest
 from modelbake.oci import layer
@@ -72,7 +75,9 @@ def pack(
     Each file is read once, unless `digests` knows its layer's digest. The platforms only serve tools that will not pull an image
     of another one: a bundle's files are the same on all.
     """
-    layers = [_file_layer(models, ref, entry.name, digests) for ref in sorted(entry.files, key=lambda ref: ref.path)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        refs = sorted(entry.files, key=lambda ref: ref.path)
+        layers = list(pool.map(lambda ref: _file_layer(models, ref, entry.name, digests), refs))
     layers.append(manifest_layer(Manifest(manifest.SCHEMA_VERSION, (entry,))))
     annotations = _annotations(entry)
     documents: list[Blob] = []
@@ -145,20 +150,24 @@ def _file_layer(models: Path, ref: FileRef, entry: str, digests: Digests) -> Blo
     pieces = layer_pieces(path, file, ref.size)
 
     def hashed() -> str:
-        content, whole = hashlib.sha256(), hashlib.sha256(layer.head(path, ref.size))
+        whole = hashlib.sha256(layer.head(path, ref.size))
+        # Its bytes are those that the entry lists: remembered from when they were written there, or hashed as well.
+        sha256 = digests.known(file)
+        content = None if sha256 else hashlib.sha256()
         size = 0
-        with file.open("rb") as opened:
-            while chunk := opened.read(1 << 20):
-                content.update(chunk)
+        with file.open("rb", buffering=0) as opened:
+            while chunk := opened.read(CHUNK):
                 whole.update(chunk)
                 size += len(chunk)
-        if (content.hexdigest(), size) != (ref.sha256, ref.size):
+                if content:
+                    content.update(chunk)
+        if (content.hexdigest() if content else sha256, size) != (ref.sha256, ref.size):
             raise IntegrityError(f"{file} is not the file that the manifest lists; build the bundle again.")
         whole.update(layer.tail(ref.size))
         return whole.hexdigest()
 
     try:
-        digest = digests.remembered(file, f"layer {path} {ref.sha256}", hashed)
+        digest = digests.remembered(file, layer.label(path, ref.sha256), hashed)
     except OSError as error:
         raise IntegrityError(f"{file} cannot be read ({error.strerror}); build the bundle again.") from error
     size = layer.length(path, ref.size)

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
 from msgspec.structs import replace
 
 from modelbake import manifest
@@ -156,6 +155,11 @@ def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Dige
         written[ref.path] = gathered.stat().st_mtime_ns
         os.replace(gathered, to)
 
+    total = [found.layers[ref.path] for ref in entry.files]
+    if _is_installed(models, entry) and all(holds(ref) for ref in entry.files):
+        return Moved(0, 0, sum(one.size for one in total), len(total))
+    from filelock import FileLock
+
     with disk_errors(models):
         models.mkdir(parents=True, exist_ok=True)
         with FileLock(models.with_name(f".{models.name}.pull.lock")):
@@ -174,11 +178,25 @@ def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Dige
 
                 at_once(list(lacking.values()), gather, [where.stop] if isinstance(where, Repository) else [])
             install(models, entry, holds, bring)
-            for ref in lacking.values():
-                digests.note(models / ref.path, _label(ref.path), found.layers[ref.path].hex, written[ref.path])
+            digests.note(
+                {
+                    models / ref.path: (
+                        _label(ref),
+                        found.layers[ref.path].hex,
+                        written[ref.path],
+                    )
+                    for ref in lacking.values()
+                }
+            )
             shutil.rmtree(gathering, ignore_errors=True)
-    total = [found.layers[ref.path] for ref in entry.files]
     return Moved(sum(one.size for one in sent), len(sent), sum(one.size for one in total), len(total))
+
+
+def _is_installed(models: Path, entry: BundleEntry) -> bool:
+    if not (models / manifest.MANIFEST_NAME).exists():
+        return False
+    # Another bundle of its kind may have become the default since.
+    return any(replace(one, default=entry.default) == entry for one in manifest.read(models).bundles)
 
 
 def _gather(where: Place, ref: FileRef, descriptor: Descriptor, partial: Path, progress: Progress) -> None:
@@ -281,11 +299,11 @@ def _holds(path: Path, ref: FileRef, descriptor: Descriptor, digests: Digests) -
         digest.update(layer.tail(ref.size))
         return digest.hexdigest()
 
-    return digests.remembered(path, _label(ref.path), taken) == descriptor.hex
+    return digests.remembered(path, _label(ref), taken) == descriptor.hex
 
 
-def _label(path: str) -> str:
-    return f"layer {IMAGE_ROOT}/{path}"
+def _label(ref: FileRef) -> str:
+    return layer.label(f"{IMAGE_ROOT}/{ref.path}", ref.sha256)
 
 
 def _path_of(where: Place, descriptor: Descriptor) -> str | None:

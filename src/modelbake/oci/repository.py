@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from modelbake.errors import IntegrityError, SourceUnreachableError, UnknownNameError
 from modelbake.files import CHUNK
-from modelbake.oci.blob import Blob
+from modelbake.oci.blob import Blob, Slice
 from modelbake.oci.known import Known
 from modelbake.oci.model import (
     DIGEST,
@@ -227,7 +227,7 @@ class Repository:
         url: str,
         accept: tuple[int, ...],
         headers: Mapping[str, str] | None = None,
-        body: bytes | Callable[[], Iterable[bytes]] | None = None,
+        body: bytes | Callable[[], Iterable[bytes | Slice]] | None = None,
         length: int | None = None,
         scope: str | None = None,
     ) -> Response:

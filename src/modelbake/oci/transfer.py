@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from modelbake.files import CHUNK
-from modelbake.oci.blob import Blob, of_bytes
+from modelbake.oci.blob import Blob, Slice, of_bytes
 from modelbake.oci.download import download
 from modelbake.oci.model import INDEXES, MANIFESTS, Descriptor
 from modelbake.oci.place import Place, reachable
@@ -180,7 +180,7 @@ class _Remote(Blob):
 
     source: Repository
 
-    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+    def slices(self, offset: int = 0) -> Iterator[bytes | Slice]:
         return self.source.chunks(self.descriptor, offset)
 
 

@@ -11,19 +11,22 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
+import urllib3.connection
 from urllib3.exceptions import HTTPError
 
 from modelbake import __version__
 from modelbake.errors import RefusedError, SourceUnreachableError
 from modelbake.oci.auth import Challenge, Credentials, credentials_for, parse_challenge
+from modelbake.oci.blob import Slice
 from modelbake.oci.reference import DOCKER_HUB, Reference
 from modelbake.patience import TransientError, retry_after
 
 Response = urllib3.BaseHTTPResponse
-Body = bytes | Callable[[], Iterable[bytes]]
+Body = bytes | Callable[[], Iterable[bytes | Slice]]
 
 _HUB_API = "registry-1.docker.io"
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
@@ -32,6 +35,34 @@ _MOST_TOKEN_BYTES = 1 << 20
 # Of a refusal's text, for the message.
 _MOST_ERROR_BYTES = 1 << 16
 CONNECTIONS = 8
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """Sends slices of files by sendfile(2): their bytes do not pass through this process."""
+
+    def send(self, data: Any) -> None:
+        if not isinstance(data, Slice):
+            super().send(data)
+            return
+        assert self.sock is not None
+        with data.part.open() as file:
+            if self.sock.sendfile(file, data.offset, data.size) != data.size:
+                raise data.part.shorter()
+
+
+class _SecureConnection(urllib3.connection.HTTPSConnection):
+    """Sends slices of files as it sends bytes: they are encrypted here."""
+
+    def send(self, data: Any) -> None:
+        super().send(data.read() if isinstance(data, Slice) else data)
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
 
 
 class NotFoundError(SourceUnreachableError):
@@ -109,7 +140,9 @@ class Transport:
             raise self._error(method, url, response)
         raise AssertionError("unreachable")
 
-    def _send(self, method: str, url: str, headers: dict[str, str], body: bytes | Iterable[bytes] | None) -> Response:
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | Iterable[bytes | Slice] | None
+    ) -> Response:
         secure = urlsplit(url).scheme == "https"
         retries = urllib3.Retry(total=None, connect=0, read=0, redirect=_MOST_REDIRECTS, status=0, other=0)
         try:
@@ -117,7 +150,8 @@ class Transport:
                 method,
                 url,
                 headers={"user-agent": f"modelbake/{__version__}", "accept-encoding": "identity", **headers},
-                body=body,
+                # Slices too: `_Connection.send` takes them.
+                body=cast(Any, body),
                 preload_content=False,
                 decode_content=False,
                 redirect=method in ("GET", "HEAD"),
@@ -142,9 +176,9 @@ class Transport:
                     "timeout": _TIMEOUT,
                     "blocksize": 1 << 17,
                 }
-                self._pools[proxy] = (
-                    urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)  # type: ignore[arg-type]
-                )
+                pools = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)  # type: ignore[arg-type]
+                pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+                self._pools[proxy] = pools
             return self._pools[proxy]
 
     def _origin(self) -> str:

@@ -11,13 +11,14 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelbake.errors import IntegrityError, MachineError, SourceUnreachableError
 from modelbake.files import write_atomically
-from modelbake.oci.blob import Blob
+from modelbake.oci.blob import Blob, Slice
 from modelbake.oci.transport import NotFoundError
 from modelbake.output import Progress
 from modelbake.patience import CancelledDownloadError, TransientError
@@ -148,15 +149,20 @@ class _Sent:
         self._repository.sessions.note(self._repository, self._digest, url)
         return url
 
-    def _part(self, start: int, end: int) -> Iterator[bytes]:
+    def _part(self, start: int, end: int) -> Iterator[bytes | Slice]:
         left = end - start
         self._show(start)
-        for chunk in self._blob.chunks(start):
+        for piece in self._blob.slices(start):
             if self._repository.stop.is_set():
                 raise CancelledDownloadError("The transfer was stopped.")
-            piece = chunk[:left]
+            if isinstance(piece, bytes):
+                piece = piece[:left]
+                size = len(piece)
+            else:
+                piece = replace(piece, size=min(left, piece.size))
+                size = piece.size
             yield piece
-            left -= len(piece)
+            left -= size
             self._show(end - left)
             if not left:
                 return

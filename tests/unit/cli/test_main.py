@@ -56,13 +56,23 @@ def raises(error: BaseException) -> click.Command:
     return command
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself_and_its_common_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([name, "--help"]) == 0
+def words_of(name: str) -> list[list[str]]:
+    """The words that call a command, or each command of a group."""
+    found = importlib.import_module(COMMANDS[name]).command
+    return [[name, inner] for inner in found.commands] if isinstance(found, click.Group) else [[name]]
+
+
+@pytest.mark.parametrize(
+    "words", [words for name in COMMANDS if name != "fail" for words in words_of(name)], ids=" ".join
+)
+def test_every_command_explains_itself_and_its_common_options(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words, "--help"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"Usage: modelbake {name} ")
+    assert said.startswith(f"Usage: modelbake {' '.join(words)} ")
     assert all(option in said for option in ("--json", "--quiet", "--verbose", "--help"))
-    assert importlib.import_module(COMMANDS[name]).command.name == name
+    assert importlib.import_module(COMMANDS[words[0]]).command.name == words[0]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

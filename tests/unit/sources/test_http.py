@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 
 import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelbake.errors import ModelbakeError, SourceUnreachableError
@@ -47,6 +47,7 @@ def test_retry_after_as_a_date_counts_from_now() -> None:
 
 
 @given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+( GMT| [+-]\d+)?"))
+@example("0\x1f")
 def test_retry_after_of_any_text_is_none_or_between_zero_and_the_longest(value: str) -> None:
     found = retry_after(value)
     assert found is None or 0 <= found <= MAX_RETRY_AFTER
