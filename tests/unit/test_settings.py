@@ -40,6 +40,10 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path) -> None:
         ("HF_HUB_OFFLINE", "0", "hub_offline", False),
         ("MODELBAKE_LOCKED", "1", "locked", True),
         ("MODELBAKE_LOCKED", "", "locked", False),
+        ("MODELBAKE_STORE", "/s", "store_dir", Path("/s")),
+        ("XDG_DATA_HOME", "/x", "store_dir", Path("/x/modelbake/store")),
+        ("COSIGN_PASSWORD", "secret", "key_password", "secret"),
+        ("COSIGN_PASSWORD", "", "key_password", ""),
         ("MODELBAKE_THREADS", "3", "threads", 3),
         ("MODELBAKE_THREADS", "", "threads", None),
         ("HF_ENDPOINT", "http://hub:1/a@b", "hub_endpoint", "http://hub:1/a@b"),
@@ -47,6 +51,10 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path) -> None:
 )
 def test_each_variable_sets_its_field(tmp_path: Path, variable: str, value: str, field: str, expected: Any) -> None:
     assert getattr(from_environment({variable: value}, tmp_path), field) == expected
+
+
+def test_the_password_of_keys_is_not_shown(tmp_path: Path) -> None:
+    assert "marked-secret" not in repr(from_environment({"COSIGN_PASSWORD": "marked-secret"}, tmp_path))
 
 
 def test_an_endpoint_that_holds_a_password_is_refused_and_not_repeated(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ ROOMS = {
     "install": FOUNDATION,
     "layers": FOUNDATION,
     "sources": FOUNDATION,
-    "oci": FOUNDATION | {"install", "layers"},
+    "oci": FOUNDATION | {"bake", "install", "layers"},
     "lock": FOUNDATION | {"sources"},
     "graph": {"errors"},
     "inspect": FOUNDATION | {"graph"},
@@ -94,12 +94,14 @@ ROOMS = {
     "modelbake": set(),
 }
 # The modules behind the exceptions in ROOMS: an exporter writes the tokenizer file that the runtime reads, and a bake asks
-# beforehand whether a source has the real weights; variants are made of what an exporter hands on, and handed on likewise.
+# beforehand whether a source has the real weights; variants are made of what an exporter hands on, and handed on likewise;
+# an image goes into the engine by the docker client.
 NARROW = {
     ("export", "runtime"): {"modelbake.runtime.clip_tokenizer"},
     ("bake", "sources"): {"modelbake.sources.fetch"},
     ("pipeline", "sources"): {"modelbake.sources.fetch", "modelbake.sources.fetched"},
     ("quantize", "export"): {"modelbake.export.artifact"},
+    ("oci", "bake"): {"modelbake.bake.docker"},
     ("lock", "sources"): {"modelbake.sources.survey"},
     ("report", "runtime"): {"modelbake.runtime.session"},
     ("training", "runtime"): {"modelbake.runtime.boundary"},

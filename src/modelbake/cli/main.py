@@ -20,6 +20,7 @@ COMMANDS = {
     "embed": "modelbake.cli.embed",
     "fetch": "modelbake.cli.fetch",
     "gc": "modelbake.cli.gc",
+    "graft": "modelbake.cli.graft",
     "inspect": "modelbake.cli.inspect",
     "layers": "modelbake.cli.layers",
     "list": "modelbake.cli.list",

@@ -116,7 +116,7 @@ def manifest_layer(found: Manifest) -> Blob:
     data = manifest.encode(found)
     path = f"{IMAGE_ROOT}/{manifest.MANIFEST_NAME}"
     whole = layer.head(path, len(data)) + data + layer.tail(len(data))
-    return of_bytes(whole, descriptor_of(whole, LAYER_TAR, annotations=_layer_annotations(manifest.MANIFEST_NAME)))
+    return of_bytes(whole, descriptor_of(whole, LAYER_TAR, annotations=layer_annotations(manifest.MANIFEST_NAME)))
 
 
 def image_config(platform: Platform, layers: Sequence[Descriptor], labels: dict[str, str]) -> dict[str, Any]:
@@ -171,10 +171,11 @@ def _file_layer(models: Path, ref: FileRef, entry: str, digests: Digests) -> Blo
     except OSError as error:
         raise IntegrityError(f"{file} cannot be read ({error.strerror}); build the bundle again.") from error
     size = layer.length(path, ref.size)
-    return Blob(Descriptor(LAYER_TAR, f"sha256:{digest}", size, annotations=_layer_annotations(ref.path)), pieces)
+    return Blob(Descriptor(LAYER_TAR, f"sha256:{digest}", size, annotations=layer_annotations(ref.path)), pieces)
 
 
-def _layer_annotations(path: str) -> dict[str, str]:
+def layer_annotations(path: str) -> dict[str, str]:
+    """The annotations of the layer that holds the file `path` below the models folder."""
     # The title is what `oras pull` names the blob, which is a tar.
     return {"org.opencontainers.image.title": f"{path}.tar", PATH: path}
 

@@ -30,8 +30,8 @@ class Place(Protocol):
     def read(self, descriptor: Descriptor) -> bytes:
         """A document or a config, its digest checked; IntegrityError where it is another, or larger than any may be."""
 
-    def first(self, descriptor: Descriptor, count: int) -> bytes:
-        """A blob's first bytes, at most `count`; nothing of them was checked."""
+    def part(self, descriptor: Descriptor, offset: int, count: int) -> bytes:
+        """A blob's bytes from `offset` on, at most `count`; nothing of them was checked."""
 
     def has(self, descriptor: Descriptor) -> bool:
         """Whether the blob or document is there."""

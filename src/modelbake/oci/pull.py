@@ -7,13 +7,11 @@ all of them are there. A file that is known to be that layer's moves nothing and
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -26,17 +24,8 @@ from modelbake.layers import IMAGE_ROOT
 from modelbake.manifest import Artifact, BundleEntry, FileRef
 from modelbake.oci import layer
 from modelbake.oci.download import download
-from modelbake.oci.model import (
-    DOCKER_LAYER_TAR,
-    INDEXES,
-    LAYER_TAR,
-    MOST_MANIFEST_BYTES,
-    Descriptor,
-    ImageIndex,
-    ImageManifest,
-    decode,
-)
-from modelbake.oci.pack import PATH
+from modelbake.oci.image import PLAIN, contents, images
+from modelbake.oci.model import Descriptor
 from modelbake.oci.place import Place
 from modelbake.oci.repository import Repository
 from modelbake.oci.transfer import Moved, at_once, bar
@@ -44,7 +33,6 @@ from modelbake.output import Progress
 
 # Inside the models folder, so that a rename puts what is whole into place; a pull that was cut goes on with it.
 GATHERING = ".pulling"
-_PLAIN = (LAYER_TAR, DOCKER_LAYER_TAR)
 
 
 @dataclass(frozen=True)
@@ -76,47 +64,24 @@ class Found:
 
 
 def look(where: Place, root: Descriptor) -> list[Found]:
-    """The bundles of an image: its models manifest, and which layer has which file.
+    """The bundles of an image, and which layer has which file. A bundle's files are the same on all platforms, so the first counts.
 
-    IntegrityError where it holds none, where a layer lacks or its size is not its file's, where a layer is compressed.
+    IntegrityError where it holds none, or where a file has no layer of its own, as in an image of compressed layers.
     """
-    image = image_manifest(where, root)
-    layers = [one for one in image.layers if one.media_type in _PLAIN]
-    by_path = {path: one for one in layers if (path := _path_of(where, one))}
-    if manifest.MANIFEST_NAME not in by_path:
-        raise IntegrityError(
-            f"{where}: {root.digest} holds no bundle: none of its uncompressed layers is /{IMAGE_ROOT}/{manifest.MANIFEST_NAME}. "
-            "Pull what `modelbake push` or `docker buildx bake` made, pushed with compression=uncompressed."
-        )
-    found = _models_manifest(where, by_path[manifest.MANIFEST_NAME])
+    image = next(images(where, root))
+    found = contents(image, trusted=True)
+    if found is None:
+        raise IntegrityError(f"{image.where} holds no bundle: none of its layers is a models manifest. {PLAIN}")
     bundles = []
-    for entry in found.bundles:
-        lacking = [ref.path for ref in entry.files if ref.path not in by_path]
+    for entry in found.manifest.bundles:
+        layers = {ref.path: found.layer(ref) for ref in entry.files}
+        lacking = [path for path, one in layers.items() if one is None]
         if lacking:
             raise IntegrityError(
-                f"{where}: {root.digest} lists {lacking[0]} of {entry.name}, but has no layer of it; push it again."
+                f"{image.where} lists {lacking[0]} of {entry.name}, but has no layer of its own for it. {PLAIN}"
             )
-        for ref in entry.files:
-            if by_path[ref.path].size != layer.length(f"{IMAGE_ROOT}/{ref.path}", ref.size):
-                raise IntegrityError(
-                    f"{where}: the layer of {ref.path} has {by_path[ref.path].size:,} bytes, which are not those of a file of "
-                    f"{ref.size:,} bytes; push it again."
-                )
-        bundles.append(Found(entry, {ref.path: by_path[ref.path] for ref in entry.files}))
+        bundles.append(Found(entry, {path: one.descriptor for path, one in layers.items() if one}))
     return bundles
-
-
-def image_manifest(where: Place, root: Descriptor) -> ImageManifest:
-    """The image manifest that `root` is, or the first of an index: a bundle's files are the same on all platforms."""
-    for _ in range(3):
-        if root.media_type not in INDEXES:
-            return decode(where.read(root), ImageManifest, f"{where}: {root.digest}")
-        listed = decode(where.read(root), ImageIndex, f"{where}: {root.digest}").manifests
-        real = [one for one in listed if one.platform is None or one.platform.os != "unknown"]
-        if not real:
-            break
-        root = real[0]
-    raise IntegrityError(f"{where}: {root.digest} is an index without an image.")
 
 
 def part_of(entry: BundleEntry, wanted: Wanted) -> BundleEntry:
@@ -304,30 +269,6 @@ def _holds(path: Path, ref: FileRef, descriptor: Descriptor, digests: Digests) -
 
 def _label(ref: FileRef) -> str:
     return layer.label(f"{IMAGE_ROOT}/{ref.path}", ref.sha256)
-
-
-def _path_of(where: Place, descriptor: Descriptor) -> str | None:
-    """The file's path below the models folder that the layer has: as it is annotated, else by its first bytes, since layers of
-    images that docker made have no annotations; None where it is another layer. Unpacking checks the bytes by it."""
-    annotated = (descriptor.annotations or {}).get(PATH)
-    if annotated:
-        return annotated
-    try:
-        entry = layer.read_head(where.first(descriptor, layer.MOST_HEAD), f"{where}: {descriptor.digest}")
-    except IntegrityError:
-        return None
-    root, _, path = entry.path.partition("/")
-    return path if root == IMAGE_ROOT and path else None
-
-
-def _models_manifest(where: Place, descriptor: Descriptor) -> manifest.Manifest:
-    name = f"{where}: {descriptor.digest}"
-    if descriptor.size > MOST_MANIFEST_BYTES:
-        raise IntegrityError(f"{name}: its models manifest has {descriptor.size:,} bytes, more than any may have.")
-    with tarfile.open(fileobj=io.BytesIO(where.read(descriptor))) as tar:
-        member = tar.extractfile(str(PurePosixPath(IMAGE_ROOT) / manifest.MANIFEST_NAME))
-        assert member is not None
-        return manifest.decode(member.read(), name)
 
 
 def _needs(artifact: Artifact) -> set[str]:

@@ -117,12 +117,17 @@ class Repository:
         self._documents[descriptor.digest] = data
         return data
 
-    def first(self, descriptor: Descriptor, count: int) -> bytes:
-        """A blob's first bytes, at most `count`; nothing of them was checked."""
+    def part(self, descriptor: Descriptor, offset: int, count: int) -> bytes:
+        """A blob's bytes from `offset` on, at most `count`; nothing of them was checked."""
+        count = min(count, descriptor.size - offset)
+        url = self._blob_url(descriptor)
 
         def ask() -> bytes:
-            headers = {"range": f"bytes=0-{min(count, descriptor.size) - 1}"}
-            with self._get(self._blob_url(descriptor), headers, (200, 206)) as response:
+            headers = {"range": f"bytes={offset}-{offset + count - 1}"}
+            with self._get(url, headers, (200, 206)) as response:
+                skip = _skipped(response, offset, descriptor.size, url)
+                while skip:
+                    skip -= len(_read(response, min(skip, CHUNK))) or skip
                 return _read(response, count)
 
         return self._patiently(ask)

@@ -77,10 +77,11 @@ class Store:
         """Where bytes of the blob gather until all are there; what a download that was cut left is found there again."""
         return self._ingest / descriptor.hex
 
-    def first(self, descriptor: Descriptor, count: int) -> bytes:
-        """The blob's first bytes, at most `count`."""
+    def part(self, descriptor: Descriptor, offset: int, count: int) -> bytes:
+        """The blob's bytes from `offset` on, at most `count`."""
         self.blob(descriptor)
         with self.path(descriptor).open("rb") as file:
+            file.seek(offset)
             return file.read(count)
 
     def blob(self, descriptor: Descriptor) -> Blob:

@@ -51,6 +51,7 @@ def make_settings(folder: Path, endpoint: str = "http://127.0.0.1:9", **fields: 
         hub_offline=False,
         ca_bundle=None,
         threads=None,
+        store_dir=folder / "store",
     )
     return replace(settings, **fields)  # type: ignore[arg-type]
 
