@@ -30,6 +30,8 @@ class Settings:
     hub_offline: bool
     ca_bundle: Path | None
     threads: int | None
+    # Of private keys that sign; None: ask on the terminal. Empty is a password too.
+    key_password: str | None = field(default=None, repr=False)
     # No source is taken whose bytes are not pinned.
     locked: bool = False
     # Set by --offline alone: no source that needs a network is asked.
@@ -48,8 +50,8 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, DOCKER_CONFIG, and SSL_CERT_FILE,
-    REQUESTS_CA_BUNDLE or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, DOCKER_CONFIG,
+    COSIGN_PASSWORD, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
@@ -68,6 +70,7 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         hub_offline=_switch(environ.get("HF_HUB_OFFLINE", "")),
         ca_bundle=_first_file(environ, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"),
         threads=_threads(environ.get("MODELBAKE_THREADS")),
+        key_password=environ.get("COSIGN_PASSWORD"),
         locked=_switch(environ.get("MODELBAKE_LOCKED", "")),
         store_dir=Path(environ.get("MODELBAKE_STORE") or data_home / "modelbake" / "store"),
         docker_config=Path(environ.get("DOCKER_CONFIG") or home / ".docker"),

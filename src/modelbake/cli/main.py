@@ -15,6 +15,7 @@ from modelbake.output import ReaderGoneError, out
 # Command names and their modules; each is imported only when used, so that `embed` starts without the build's packages.
 COMMANDS = {
     "bake": "modelbake.cli.bake",
+    "bom": "modelbake.cli.bom",
     "build": "modelbake.cli.build",
     "copy": "modelbake.cli.copy",
     "embed": "modelbake.cli.embed",
@@ -30,6 +31,7 @@ COMMANDS = {
     "push": "modelbake.cli.push",
     "report": "modelbake.cli.report",
     "rerank": "modelbake.cli.rerank",
+    "sign": "modelbake.cli.sign",
     "store": "modelbake.cli.store",
     "tags": "modelbake.cli.tags",
     "verify": "modelbake.cli.verify",

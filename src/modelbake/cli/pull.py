@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,11 @@ from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import RefusedError
 from modelbake.output import out
 from modelbake.settings import Settings
+
+if TYPE_CHECKING:
+    from modelbake.oci.locate import Located
+    from modelbake.oci.model import Descriptor
+    from modelbake.oci.policy import Policy
 
 
 @click.command("pull")
@@ -29,6 +34,14 @@ from modelbake.settings import Settings
     help="Pull the digests that this file pins; pin what it lacks.",
 )
 @click.option("--locked", is_flag=True, help="With --lock: refuse what the file does not pin.")
+@click.option(
+    "--require-signature",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Refuse what this public key did not sign, before anything is brought; several times: all must have.",
+)
 @plain_http_option
 @speaking
 def command(
@@ -39,11 +52,13 @@ def command(
     role: str | None,
     lock_file: Path | None,
     locked: bool,
+    keys: tuple[Path, ...],
     plain_http: bool,
 ) -> None:
     """Bring the bundles of REF (HOST/REPOSITORY:TAG, or store:NAME) here, every byte hashed; without REF all that --lock pins.
 
-    What is here already, and known not to have changed, is neither sent nor read again.
+    What is here already, and known not to have changed, is neither sent nor read again. The project's modelbake.policy.toml, if it
+    has one, says which keys must have signed it.
     """
     from modelbake.oci import pins
     from modelbake.oci.pull import Wanted
@@ -60,6 +75,7 @@ def command(
     pinned = pins.read(lock_file) if lock_file else pins.Pins()
     if reference is None and not pinned.pulls:
         raise click.UsageError("Give REF, or a --lock that pins some.", context)
+    policies = _policies(settings, keys)
     results = []
     for one in [reference] if reference else sorted(pinned.pulls):
         pin = pinned.pulls.get(one)
@@ -67,7 +83,7 @@ def command(
             raise RefusedError(
                 f"{lock_file} does not pin {one}; pull it once without --locked, and look at what changed."
             )
-        results.append(_pull(settings, one, pin, folder, wanted, plain_http))
+        results.append(_pull(settings, one, pin, folder, wanted, policies, plain_http))
         if lock_file and pin is None:
             pinned = pins.Pins(pulls=pinned.pulls | {one: results[-1]["digest"]})
             pins.write(lock_file, pinned)
@@ -75,8 +91,35 @@ def command(
     out.result(results[0] if reference else results, lines)
 
 
+def _policies(settings: Settings, keys: tuple[Path, ...]) -> list[Policy]:
+    """The project's policy and that of the command line, where there are such."""
+    if not keys and not (settings.root / "modelbake.policy.toml").exists():
+        # Without loading what checks signatures, which takes as long as a pull that has nothing to do.
+        return []
+    from modelbake.oci import policy
+
+    found = policy.find(settings.root)
+    return [*([found] if found else []), *([policy.of_keys(keys)] if keys else [])]
+
+
+def _signers(where: Located, root: Descriptor, policies: list[Policy]) -> list[str]:
+    """The keys that signed it; RefusedError where a policy wants others."""
+    if not policies:
+        return []
+    from modelbake.oci.policy import require
+
+    found = [one for policy in policies for one in require(where.place, root, where.reference, policy)]
+    return list(dict.fromkeys(one.key.name for one in found))
+
+
 def _pull(
-    settings: Settings, reference: str, pin: str | None, folder: Path | None, wanted: Any, plain_http: bool
+    settings: Settings,
+    reference: str,
+    pin: str | None,
+    folder: Path | None,
+    wanted: Any,
+    policies: list[Policy],
+    plain_http: bool,
 ) -> dict[str, Any]:
     from modelbake.digests import Digests
     from modelbake.oci import pull
@@ -88,6 +131,10 @@ def _pull(
     root = where.place.resolve(pin) if pin else where.resolve()
     result: dict[str, Any] = {"reference": str(where), "digest": root.digest}
     lines = [str(where), f"  digest  {root.digest}"]
+    signers = _signers(where, root, policies)
+    if signers:
+        result["signed_by"] = signers
+        lines.append(f"  signed  by {', '.join(signers)}")
     if folder is None:
         moved = copy(where.place, root, Store(settings.store_dir), [str(where)])
         result["to"] = f"store:{where}"

@@ -16,10 +16,20 @@ from modelbake.output import out
 @click.argument("bundle")
 @click.argument("reference", metavar="REF")
 @platform_option
+@click.option(
+    "--bom", "with_bom", is_flag=True, help="Attach the bundle's bill of materials, as a referrer of the image."
+)
 @plain_http_option
 @models_dir_option
 @speaking
-def command(bundle: str, reference: str, platforms: tuple[str, ...], plain_http: bool, models_dir: Path | None) -> None:
+def command(
+    bundle: str,
+    reference: str,
+    platforms: tuple[str, ...],
+    with_bom: bool,
+    plain_http: bool,
+    models_dir: Path | None,
+) -> None:
     """Send BUNDLE of the models folder to REF (HOST/REPOSITORY:TAG): what the registry lacks of it, straight from the folder."""
     from modelbake.oci.locate import repository
     from modelbake.oci.pack import MODELPACK_SUFFIX
@@ -44,4 +54,9 @@ def command(bundle: str, reference: str, platforms: tuple[str, ...], plain_http:
         "sent": moved.sent,
         "size": moved.total,
     }
+    if with_bom:
+        from modelbake.oci import bom
+        from modelbake.oci.referrers import attach
+
+        result["bom"] = attach(target, packed.image, bom.blob(packed.entry), bom.MEDIA_TYPE).digest
     out.result(result, [f"{named}", f"  digest  {packed.image.digest}", moved_line("sent", moved)])

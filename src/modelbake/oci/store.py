@@ -182,6 +182,13 @@ class Store:
             others = [one for one in self._index().manifests if (one.annotations or {}).get(REF_NAME) != name]
             self._write_index([*others, named])
 
+    @contextmanager
+    def updating(self, name: str) -> Iterator[None]:
+        """For as long as the document under the name is read, changed and written; one writer at a time, others wait."""
+        self._make()
+        with self._lock("update", fcntl.LOCK_EX):
+            yield
+
     def remove(self, names: Iterable[str]) -> None:
         """Let the names lead nowhere; UnknownNameError, and nothing is changed, where one does not exist."""
         names = list(names)

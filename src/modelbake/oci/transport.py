@@ -90,6 +90,7 @@ class Transport:
         self._given_token = token
         self._tokens: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
         context = ssl.create_default_context(cafile=str(ca_bundle) if ca_bundle else None)
         self._context = context
         self._proxy = proxy
@@ -122,7 +123,7 @@ class Transport:
         sent = dict(headers or {})
         if length is not None:
             sent["content-length"] = str(length)
-        refused: str | None = None
+        refused: set[str | None] = set()
         for last in (False, False, True):
             authorization = self._authorization(scope)
             # Behind a redirect, which is mostly a signed address of a storage service, the registry's token has no business.
@@ -130,8 +131,8 @@ class Transport:
             if authorization and own:
                 sent["authorization"] = authorization
             response = self._send(method, url, sent, body() if callable(body) else body)
-            if response.status == 401 and not last and own and authorization != refused:
-                refused = authorization
+            if response.status == 401 and not last and own and authorization not in refused:
+                refused.add(authorization)
                 if self._renew(scope, response.headers.get("www-authenticate", ""), authorization):
                     response.drain_conn()
                     continue
@@ -213,20 +214,21 @@ class Transport:
         if self._given_token:
             return False
         challenge = parse_challenge(header)
-        with self._lock:
-            if self._tokens.get(scope) != old:
-                # Another thread was faster.
-                return True
-        credentials = credentials_for(self.host, self._config_dir)
-        if challenge.scheme == "basic" and credentials and credentials.user:
-            found = credentials.basic()
-        elif challenge.scheme == "bearer":
-            found = f"Bearer {self._token(challenge, scope, credentials)}"
-        else:
-            return False
-        with self._lock:
-            self._tokens[scope] = found
-        return True
+        # One asks, and the threads that were refused meanwhile take what it got.
+        with self._renewing:
+            with self._lock:
+                if self._tokens.get(scope) != old:
+                    return True
+            credentials = credentials_for(self.host, self._config_dir)
+            if challenge.scheme == "basic" and credentials and credentials.user:
+                found = credentials.basic()
+            elif challenge.scheme == "bearer":
+                found = f"Bearer {self._token(challenge, scope, credentials)}"
+            else:
+                return False
+            with self._lock:
+                self._tokens[scope] = found
+            return True
 
     def _token(self, challenge: Challenge, scope: str, credentials: Credentials | None) -> str:
         realm = challenge.parameters.get("realm", "")

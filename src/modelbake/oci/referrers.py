@@ -1,0 +1,128 @@
+"""What refers to a manifest: documents attached to it by `subject`, through the referrers API or the fallback tag.
+
+Format: OCI distribution-spec 1.1, "Listing Referrers" and "Referrers Tag Schema"; OCI image-spec 1.1, manifest.md, "Guidelines for
+artifact usage". A store, and a registry without the API, keep an index of them under the name sha256-<hex>.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from modelbake.errors import IntegrityError, RefusedError
+from modelbake.oci.blob import Blob, of_bytes
+from modelbake.oci.model import (
+    EMPTY,
+    IMAGE_INDEX,
+    IMAGE_MANIFEST,
+    INDEXES,
+    MOST_LAYERS,
+    Descriptor,
+    ImageIndex,
+    ImageManifest,
+    decode,
+    descriptor_of,
+    encode,
+)
+from modelbake.oci.place import Place
+from modelbake.oci.sign import signature_name
+from modelbake.oci.update import current, update
+
+_EMPTY = b"{}"
+_COMPANION = re.compile(r"sha256-(?P<hex>[0-9a-f]{64})(?:\.sig)?")
+
+
+@runtime_checkable
+class ListsReferrers(Protocol):
+    """A place that may have the referrers API."""
+
+    def referrers(self, digest: str) -> ImageIndex | None:
+        """What refers to the digest, of all artifact types and all pages; None where the place has no such API (404)."""
+
+
+def referrers_name(digest: str) -> str:
+    """The name under which a place without the API keeps the index of what refers to the digest."""
+    return digest.replace(":", "-")
+
+
+def companions(place: Place, digest: str) -> dict[str, Descriptor]:
+    """The names that belong to the digest and what they lead to: its signatures and its referrers. What copies it copies these."""
+    names = (signature_name(digest), referrers_name(digest))
+    return {name: found for name in names if (found := current(place, name)) is not None}
+
+
+def companion_of(name: str) -> str | None:
+    """The digest that the name belongs to, None where it is the name of an image or bundle."""
+    found = _COMPANION.fullmatch(name)
+    return f"sha256:{found['hex']}" if found else None
+
+
+def referrers(place: Place, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
+    """What refers to the digest, only of that type if one is given; the descriptors bear artifact type and annotations.
+
+    IntegrityError where the index that the place keeps of them is damaged. Nobody vouches for them: whoever may write to the
+    repository may attach a document. One that is to be trusted must be signed itself.
+    """
+    index = place.referrers(digest) if isinstance(place, ListsReferrers) else None
+    if index is None:
+        index = _index(place, current(place, referrers_name(digest)), referrers_name(digest))
+    return tuple(one for one in index.manifests if artifact_type in (None, one.artifact_type))
+
+
+def attach(
+    place: Place, subject: Descriptor, blob: Blob, artifact_type: str, annotations: Mapping[str, str] | None = None
+) -> Descriptor:
+    """Attach the blob to the document, which must be there, and return the descriptor of the manifest that does so.
+
+    The same blob attached again changes nothing. The blob's descriptor may bear annotations of its own, such as a title.
+    """
+    empty = descriptor_of(_EMPTY, EMPTY)
+    said = dict(annotations) if annotations else None
+    manifest = encode(
+        ImageManifest(
+            2,
+            empty,
+            (blob.descriptor,),
+            IMAGE_MANIFEST,
+            artifact_type=artifact_type,
+            subject=subject.bare(),
+            annotations=said,
+        )
+    )
+    bare = descriptor_of(manifest, IMAGE_MANIFEST)
+    listed = descriptor_of(manifest, IMAGE_MANIFEST, artifact_type=artifact_type, annotations=said)
+    name = referrers_name(subject.digest)
+
+    def change(before: Descriptor | None) -> Sequence[Blob]:
+        there = _index(place, before, name)
+        if any(one.digest == listed.digest for one in there.manifests):
+            return ()
+        if len(there.manifests) >= MOST_LAYERS:
+            raise RefusedError(
+                f"{place}: {len(there.manifests)} documents refer to {subject.digest}; remove the tag {name}."
+            )
+        data = encode(
+            ImageIndex(2, (*there.manifests, listed), IMAGE_INDEX, annotations=there.annotations),
+        )
+        return (of_bytes(data, descriptor_of(data, IMAGE_INDEX)),)
+
+    with place.adding():
+        place.add(of_bytes(_EMPTY, empty))
+        place.add(blob)
+        place.add(of_bytes(manifest, bare))
+        # A place with the API reads the subject out of the manifest and needs nothing more.
+        if not isinstance(place, ListsReferrers) or place.referrers(subject.digest) is None:
+            update(place, name, change)
+    return listed
+
+
+def _index(place: Place, descriptor: Descriptor | None, name: str) -> ImageIndex:
+    if descriptor is None:
+        return ImageIndex(2, ())
+    where = f"{place}: {name}"
+    if descriptor.media_type not in INDEXES:
+        raise IntegrityError(
+            f"{where} is a {descriptor.media_type[:100]!r}, no index of referrers; remove that tag, then attach again."
+        )
+    return decode(place.read(descriptor), ImageIndex, where)
