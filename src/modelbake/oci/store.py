@@ -78,19 +78,24 @@ class Store:
         return self._ingest / descriptor.hex
 
     def part(self, descriptor: Descriptor, offset: int, count: int) -> bytes:
-        """The blob's bytes from `offset` on, at most `count`."""
-        self.blob(descriptor)
-        with self.path(descriptor).open("rb") as file:
-            file.seek(offset)
-            return file.read(count)
+        """The blob's bytes from `offset` on, at most `count`; UnknownNameError where the store has nothing of it."""
+        try:
+            with self.path(descriptor).open("rb") as file:
+                file.seek(offset)
+                return file.read(count)
+        except FileNotFoundError as error:
+            raise self._lacks(descriptor) from error
 
     def blob(self, descriptor: Descriptor) -> Blob:
         """The blob, to be read; UnknownNameError where the store has none of that digest and size."""
         if not self.has(descriptor):
-            raise UnknownNameError(
-                f"{self.folder} has no blob {descriptor.digest} of {descriptor.size:,} bytes; pull or pack again what has it."
-            )
+            raise self._lacks(descriptor)
         return of_file(self.path(descriptor), descriptor)
+
+    def _lacks(self, descriptor: Descriptor) -> UnknownNameError:
+        return UnknownNameError(
+            f"{self.folder} has no blob {descriptor.digest} of {descriptor.size:,} bytes; pull or pack again what has it."
+        )
 
     def read(self, descriptor: Descriptor) -> bytes:
         """A small blob, such as a manifest, hashed; IntegrityError where it is damaged or no small one."""
