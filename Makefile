@@ -11,17 +11,19 @@ BIN := $(VENV)/bin
 WITH_ENGINE = eval "$$(scripts/engine.sh env)" &&
 DOCKERFILES = $(wildcard images/*/Dockerfile bench/*.Dockerfile)
 
-.PHONY: help bake test test-faults test-long test-images test-all lint bench lock clean
+.PHONY: help bake test test-faults test-registry test-long test-images test-all lint bench bench-registry lock clean
 
 help:
 	@echo "make bake         build the offline images and prove them (TARGETS='search' for some; WEIGHTS=pretrained|sample)"
 	@echo "make test         unit, hub and golden tests"
 	@echo "make test-faults  faults injected into whole commands: cut lines, kill -9, full disks, hostile archives"
+	@echo "make test-registry  push, pull, graft and sign against real registries, oras and cosign, with faults"
 	@echo "make test-images  tests of the baked images, in containers"
 	@echo "make test-long    three CLIP models of true size from a local hub"
-	@echo "make test-all     all four"
+	@echo "make test-all     all five"
 	@echo "make lint         ruff, mypy, shellcheck, hadolint"
 	@echo "make bench        speed, size and start against torch, into docs/bench/"
+	@echo "make bench-registry  push, pull and graft against oras and a Dockerfile, into docs/bench/"
 	@echo "make lock         write the lock files anew"
 	@echo "make clean        remove the environment"
 
@@ -53,13 +55,17 @@ test: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults
 
+test-registry: $(VENV)/.dev
+	scripts/registry_tools.sh install
+	$(BIN)/python -m pytest tests/registry
+
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/long
 
 test-images: $(VENV)/.dev
 	$(WITH_ENGINE) $(BIN)/python -m pytest tests/images
 
-test-all: test test-faults test-long test-images
+test-all: test test-faults test-registry test-long test-images
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -75,6 +81,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/coldstart.py
 	$(WITH_ENGINE) $(BIN)/python bench/startup.py
 	$(BIN)/python bench/variants.py
+
+bench-registry: $(VENV)/.dev
+	scripts/registry_tools.sh install
+	$(WITH_ENGINE) $(BIN)/python bench/registry.py
 
 lock: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet uv

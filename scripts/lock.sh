@@ -15,5 +15,5 @@ for folder in $find_links; do compile+=(--find-links "$folder"); done
 sed -n 's/^\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' locks/dev.txt >locks/.constraints
 trap 'rm -f locks/.constraints' EXIT
 "${compile[@]}" pyproject.toml --extra convert -c locks/.constraints -o locks/convert.txt
-"${compile[@]}" pyproject.toml locks/build.in --extra fetch -c locks/.constraints -o locks/fetch.txt
+"${compile[@]}" pyproject.toml locks/build.in --extra fetch --extra registry -c locks/.constraints -o locks/fetch.txt
 "${compile[@]}" locks/runtime.in --no-deps -c locks/.constraints -o locks/runtime.txt

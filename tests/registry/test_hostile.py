@@ -222,7 +222,6 @@ def test_a_manifest_that_lists_wrong_digests_or_sizes_is_refused(
     refuses(client, proxy)
 
 
-@pytest.mark.xfail(strict=True, reason="pull checks a layer's digest, and not that of the file in the models manifest")
 def test_a_layer_that_is_another_s_is_refused(
     client: Client, packed: Packed, registry: Registry, repository: Repository, image: Image
 ) -> None:

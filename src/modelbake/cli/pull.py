@@ -93,6 +93,9 @@ def command(
 
 def _policies(settings: Settings, keys: tuple[Path, ...]) -> list[Policy]:
     """The project's policy and that of the command line, where there are such."""
+    if not keys and not (settings.root / "modelbake.policy.toml").exists():
+        # Without loading what checks signatures, which takes as long as a pull that has nothing to do.
+        return []
     from modelbake.oci import policy
 
     found = policy.find(settings.root)

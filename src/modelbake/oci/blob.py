@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
-from modelbake.errors import IntegrityError
+from modelbake.errors import IntegrityError, MachineError
 from modelbake.files import CHUNK
 from modelbake.oci import layer
 from modelbake.oci.model import Descriptor
@@ -25,6 +26,17 @@ class FilePart:
             f"{self.path} became shorter while it was read; run this again when nothing writes to it."
         )
 
+    def open(self) -> FileIO:
+        """The file, to be read; IntegrityError where it is gone, MachineError where it cannot be read."""
+        try:
+            return self.path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{self.path} is gone; build, pull or pack again what had it.") from error
+        except OSError as error:
+            raise MachineError(
+                f"{self.path} cannot be read ({error.strerror}); give yourself the right to read it."
+            ) from error
+
 
 Piece = bytes | FilePart
 
@@ -38,8 +50,8 @@ class Slice:
     size: int
 
     def read(self) -> bytes:
-        """The bytes; IntegrityError where the file became shorter."""
-        with self.part.path.open("rb", buffering=0) as file:
+        """The bytes; IntegrityError where the file is gone or became shorter, MachineError where it cannot be read."""
+        with self.part.open() as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
@@ -72,7 +84,7 @@ class Blob:
                 yield Slice(piece, start, min(CHUNK, piece.size - start))
 
     def chunks(self, offset: int = 0) -> Iterator[bytes]:
-        """The bytes from `offset` on, in pieces of some size; IntegrityError where a file became shorter."""
+        """The bytes from `offset` on, in pieces of some size; errors as of `Slice.read`."""
         for piece in self.slices(offset):
             yield piece if isinstance(piece, bytes) else piece.read()
 

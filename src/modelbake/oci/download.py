@@ -1,118 +1,67 @@
-"""A blob out of a repository: resumed, hashed while it arrives, tried again, and handed on in order."""
+"""A blob out of a repository: resumed, tried again, and brought once more where it came wrong."""
 
 from __future__ import annotations
-
-import hashlib
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Protocol
 
 from modelbake.errors import IntegrityError
 from modelbake.files import CHUNK
 from modelbake.oci.model import Descriptor
 from modelbake.oci.repository import NoPartsError, Repository
+from modelbake.oci.sink import FileSink
 from modelbake.output import Progress
 from modelbake.patience import TransientError
 
 _SMALL_PIECE = 1 << 14
 
 
-class Sink(Protocol):
-    """What takes a blob's bytes in order, and keeps those of a download that was cut."""
-
-    def kept(self) -> Iterator[bytes]:
-        """The bytes of an earlier, cut download from the first on; what follows goes behind them."""
-
-    def write(self, chunk: bytes) -> None:
-        """The next bytes."""
-
-    def restart(self) -> None:
-        """Throw away what was kept or written: the next bytes are the first."""
-
-
-def download(repository: Repository, descriptor: Descriptor, sink: Sink, progress: Progress) -> None:
-    """Bring the blob into the sink; IntegrityError where what came is not of its digest.
+def download(repository: Repository, descriptor: Descriptor, sink: FileSink, progress: Progress) -> None:
+    """Bring the blob into the sink; IntegrityError where what comes is wrong.
 
     Where what was kept from before, or a part out of the middle, may be what is wrong, it is all brought once more.
     """
-    # What the sink refuses is a wrong archive, or wrong bytes out of the middle of a right one.
-    with suppress(IntegrityError):
-        if _once(repository, descriptor, sink, progress, anew=False):
+    for again in (False, True):
+        _bring(repository, descriptor, sink, progress, again)
+        wrong = sink.wrong()
+        if wrong is None:
             return
-    if _once(repository, descriptor, sink, progress, anew=True):
-        return
+        sink.restart()
+        progress.update(-descriptor.size)
     raise IntegrityError(
-        f"{repository}: the bytes of {descriptor.digest} are not those of their digest: the blob is damaged there, or changed on its way. "
-        "Nothing of it was kept; delete it in the registry, and push it again from where it is whole."
+        f"{repository}: the blob {descriptor.digest} is damaged there, changed on its way or not what it should be: {wrong}. Nothing of "
+        "it was kept; delete it in the registry, and push it again from where it is whole."
     )
 
 
-def _once(repository: Repository, descriptor: Descriptor, sink: Sink, progress: Progress, anew: bool) -> bool:
-    """Whether the bytes were right. `anew`: all from the first byte on, and no part out of the middle if it can be helped."""
-    state = _State(descriptor, sink, progress)
-    if anew:
-        state.restart()
-    else:
-        state.take_up()
+def _bring(
+    repository: Repository, descriptor: Descriptor, sink: FileSink, progress: Progress, from_the_start: bool
+) -> None:
+    at = 0 if from_the_start else sink.take_up()
+    progress.update(at)
 
     piece = CHUNK
 
     def attempt() -> None:
-        nonlocal piece
+        nonlocal at, piece
         try:
-            for chunk in repository.chunks(descriptor, state.length, piece):
-                state.add(chunk)
+            for chunk in repository.chunks(descriptor, at, piece):
+                sink.write(chunk)
+                at += len(chunk)
+                progress.update(len(chunk))
         except NoPartsError:
-            state.restart()
+            sink.restart()
+            progress.update(-at)
+            at = 0
             raise
         except TransientError:
             # A connection that breaks loses the piece that was being read: one that keeps breaking must get forward too.
             piece = _SMALL_PIECE
             raise
 
-    before = state.length
+    before = at
 
     def gained() -> bool:
         nonlocal before
-        better, before = state.length > before, state.length
+        better, before = at > before, at
         return better
 
-    while state.length < descriptor.size:
+    while at < descriptor.size:
         repository.patience().run(attempt, gained)
-    right = state.sha256.hexdigest() == descriptor.hex
-    if not right:
-        # Either all of it came in one go and is wrong for good, or it is once more to be brought.
-        state.restart()
-    return right
-
-
-class _State:
-    def __init__(self, descriptor: Descriptor, sink: Sink, progress: Progress) -> None:
-        self._descriptor = descriptor
-        self._sink = sink
-        self._progress = progress
-        self.sha256 = hashlib.sha256()
-        self.length = 0
-
-    def take_up(self) -> None:
-        """Hash what an earlier download left."""
-        for chunk in self._sink.kept():
-            self.sha256.update(chunk)
-            self._count(len(chunk))
-        if self.length > self._descriptor.size:
-            self.restart()
-
-    def add(self, chunk: bytes) -> None:
-        self._sink.write(chunk)
-        self.sha256.update(chunk)
-        self._count(len(chunk))
-
-    def restart(self) -> None:
-        self._sink.restart()
-        self._progress.update(-self.length)
-        self.sha256 = hashlib.sha256()
-        self.length = 0
-
-    def _count(self, size: int) -> None:
-        self.length += size
-        self._progress.update(size)

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelbake.bundle import safe_relative_path
-from modelbake.errors import IntegrityError
+from modelbake.errors import IntegrityError, RefusedError
 
 BLOCK = 512
 # Two empty blocks end a tar.
 _END = bytes(2 * BLOCK)
 _LARGEST_OCTAL_SIZE = 8**11 - 1
-_NAME = 100
-# More than `head` of any path that a file system takes.
+# What ustar's fields for a name and for what goes before it hold, in bytes.
+_NAME, _PREFIX = 100, 155
+# A file of such a name takes another away (OCI image-spec, layer.md).
+_WHITEOUT = ".wh."
+# No file has a longer `head`: whoever has this many of a layer's first bytes has all of it.
 MOST_HEAD = 1 << 16
 
 
@@ -55,54 +58,81 @@ def length(path: str, size: int) -> int:
     return len(head(path, size)) + size + len(tail(size))
 
 
-def read_head(data: bytes, where: str) -> Entry:
+def check_path(path: str, where: str) -> None:
+    """RefusedError, which names `where` the path is from, where no layer may hold it."""
+    safe_relative_path(path, where)
+    if any(part.startswith(_WHITEOUT) for part in path.split("/")):
+        raise RefusedError(
+            f"{where} names the path {path!r}, which in a layer would delete files of an image; give the file another name."
+        )
+    if len(head(path, _LARGEST_OCTAL_SIZE + 1)) > MOST_HEAD:
+        raise RefusedError(
+            f"{where} names the path {path[:200]!r}, in folders deeper than a layer may have; shorten it."
+        )
+
+
+def read_head(data: bytes, where: str, total: int | None = None) -> Entry:
     """The file of a layer in this format, from the layer's first bytes (all of `head`, or more).
 
-    IntegrityError where the layer is none of this format: another kind of member, another owner or mode, a second file.
-    RefusedError where the path leaves the root. Nothing but `head` of the found path and size is taken, so two layers of equal
-    path and content have equal bytes.
+    `total` is the size of the whole layer in bytes, as its descriptor gives it: with it a layer that holds more than the one file
+    is found too. IntegrityError where the layer is none of this format: another kind of member, another owner or mode, another
+    length. RefusedError where the path leaves the root or would delete files. Nothing but `head` of the found path and size is
+    taken, so two layers of equal path and content have equal bytes, if behind the content stands `tail`: whoever reads to the end
+    must compare that, since a reader of tar would take what else stands there for members.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r|") as tar:
             member = next((member for member in tar if not member.isdir()), None)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, LookupError, OverflowError) as error:
         raise IntegrityError(f"{where} is no layer of one file ({error}).") from error
     if member is None or not member.isreg():
         raise IntegrityError(
             f"{where} is no layer of one file: it holds {'none' if member is None else 'something else'}."
         )
-    path = member.name
-    safe_relative_path(path, where)
-    if not data.startswith(head(path, member.size)):
+    path, size = member.name, member.size
+    # Bytes that are no UTF-8 come as lone surrogates, which head() cannot encode.
+    readable = not any("\ud800" <= character <= "\udfff" for character in path)
+    if readable:
+        check_path(path, where)
+    if not readable or size < 0 or not data.startswith(head(path, size)) or total not in (None, length(path, size)):
         raise IntegrityError(f"{where} is no layer of modelbake's format; bake or pack the bundle with modelbake.")
-    return Entry(path, member.offset_data, member.size)
+    return Entry(path, member.offset_data, size)
 
 
 def _member(name: str, size: int, kind: bytes) -> bytes:
-    """A member's header as Go's archive/tar writes it (writer.go, strconv.go, format.go), PAX header included."""
-    records = {}
-    if len(name) > _NAME or not name.isascii():
-        records["path"] = name
-    if size > _LARGEST_OCTAL_SIZE:
-        records["size"] = str(size)
+    """A member's header as Go's archive/tar writes it (common.go, writer.go, strconv.go), with a PAX header where it needs one."""
     mode = 0o755 if kind == b"5" else 0o644
-    if not records:
-        return _block(name.encode(), mode, size, kind)
-    extended = b"".join(_record(key, records[key]) for key in sorted(records))
-    folder, base = posixpath.split(name)
-    shadow = posixpath.join(folder, "PaxHeaders.0", base)
+    encoded = name.encode()
+    fits = len(encoded) <= _NAME and name.isascii()
+    prefix, base = (b"", encoded) if fits else _split(encoded)
+    if (fits or prefix) and size <= _LARGEST_OCTAL_SIZE:
+        return _block(base, mode, size, kind, prefix)
+    records = b"" if fits else _record("path", name)
+    if size > _LARGEST_OCTAL_SIZE:
+        records += _record("size", str(size))
+    folder, last = posixpath.split(name)
+    shadow = _ascii(posixpath.join(folder, "PaxHeaders.0", last))[:_NAME].rstrip(b"/")
     return (
-        _block(_ascii(shadow)[:_NAME].rstrip(b"/"), 0, len(extended), b"x", shadow=True)
-        + extended
-        + bytes(-len(extended) % BLOCK)
+        _block(shadow, 0, len(records), b"x")
+        + records
+        + bytes(-len(records) % BLOCK)
         + _block(_ascii(name), mode, size, kind)
     )
 
 
-def _block(name: bytes, mode: int, size: int, kind: bytes, shadow: bool = False) -> bytes:
-    field = name[:_NAME]
-    if len(name) > _NAME and field.endswith(b"/"):
-        field = field.rstrip(b"/")
+def _split(name: bytes) -> tuple[bytes, bytes]:
+    """The name for ustar's two fields: the longest prefix of whole folders that fits, and the rest; no prefix where none will do."""
+    end = _PREFIX + 1 if len(name) > _PREFIX + 1 else len(name.rstrip(b"/"))
+    prefix, _, base = name[:end].rpartition(b"/")
+    base += name[end:]
+    if not name.isascii() or not prefix or not 0 < len(base) <= _NAME:
+        return b"", name
+    return prefix, base
+
+
+def _block(name: bytes, mode: int, size: int, kind: bytes, prefix: bytes = b"") -> bytes:
+    # Of a name that is cut, no slash stands at the end, lest a file pass for a folder.
+    field = name if len(name) <= _NAME else name[:_NAME].rstrip(b"/")
     block = bytearray(BLOCK)
     block[0 : len(field)] = field
     block[100:108] = b"%07o\0" % mode
@@ -111,8 +141,10 @@ def _block(name: bytes, mode: int, size: int, kind: bytes, shadow: bool = False)
     block[136:148] = b"%011o\0" % 0
     block[156:157] = kind
     block[257:265] = b"ustar\00000"
-    if not shadow:
+    # A PAX header's own block has no device numbers.
+    if kind != b"x":
         block[329:337] = block[337:345] = b"%07o\0" % 0
+    block[345 : 345 + len(prefix)] = prefix
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)

@@ -32,7 +32,8 @@ REF_NAME = "org.opencontainers.image.ref.name"
 MOST_MANIFEST_BYTES = 4 << 20
 MOST_LAYERS = 4096
 
-DIGEST = r"^sha256:[0-9a-f]{64}$"
+# `$` alone would take a line feed at the end too.
+DIGEST = r"^sha256:[0-9a-f]{64}$(?!\n)"
 Digest = Annotated[str, Meta(pattern=DIGEST)]
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
 
@@ -75,7 +76,7 @@ class ImageManifest(_Document, frozen=True):
 
     schema_version: Annotated[int, Meta(ge=2, le=2)]
     config: Descriptor
-    layers: Annotated[tuple[Descriptor, ...], Meta(max_length=MOST_LAYERS)] = ()
+    layers: Annotated[tuple[Descriptor, ...], Meta(max_length=MOST_LAYERS)]
     media_type: str = ""
     artifact_type: str | None = None
     subject: Descriptor | None = None
@@ -86,7 +87,7 @@ class ImageIndex(_Document, frozen=True):
     """A list of manifests: an image's platforms, a layout's tags, or referrers."""
 
     schema_version: Annotated[int, Meta(ge=2, le=2)]
-    manifests: Annotated[tuple[Descriptor, ...], Meta(max_length=MOST_LAYERS)] = ()
+    manifests: Annotated[tuple[Descriptor, ...], Meta(max_length=MOST_LAYERS)]
     media_type: str = ""
     artifact_type: str | None = None
     subject: Descriptor | None = None

@@ -16,7 +16,7 @@ from typing import Any
 
 from modelbake import manifest
 from modelbake.digests import Digests
-from modelbake.errors import IntegrityError
+from modelbake.errors import IntegrityError, RefusedError
 from modelbake.files import CHUNK
 from modelbake.layers import IMAGE_ROOT
 from modelbake.manifest import BundleEntry, FileRef, Manifest
@@ -46,6 +46,8 @@ BUNDLES = "io.modelbake.bundles"
 WEIGHTS = "io.modelbake.weights"
 BUNDLE_DIGEST = "io.modelbake.bundle.digest"
 
+# The user of every image of this project (images/layered/Dockerfile).
+_USER = "65532:65532"
 DEFAULT_PLATFORMS = (Platform("amd64", "linux"),)
 
 
@@ -67,14 +69,15 @@ class Packed:
 def pack(
     models: Path, entry: BundleEntry, digests: Digests, platforms: Sequence[Platform] = DEFAULT_PLATFORMS
 ) -> Packed:
-    """The bundle of that entry as OCI. IntegrityError where a file is not the one that the entry lists.
+    """The bundle of that entry as OCI. IntegrityError where a file is not the one that the entry lists, RefusedError
+    where it is a link or its name would delete files of an image.
 
     Each file is read once, unless `digests` knows its layer's digest. The platforms only serve tools that will not pull an image
     of another one: a bundle's files are the same on all.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         refs = sorted(entry.files, key=lambda ref: ref.path)
-        layers = list(pool.map(lambda ref: _file_layer(models, ref, digests), refs))
+        layers = list(pool.map(lambda ref: _file_layer(models, ref, entry.name, digests), refs))
     layers.append(manifest_layer(Manifest(manifest.SCHEMA_VERSION, (entry,))))
     annotations = _annotations(entry)
     documents: list[Blob] = []
@@ -122,7 +125,8 @@ def image_config(platform: Platform, layers: Sequence[Descriptor], labels: dict[
         "architecture": platform.architecture,
         "os": platform.os,
         **({"variant": platform.variant} if platform.variant else {}),
-        "config": {"Labels": labels},
+        # Files alone need no user, but whoever asks an image for one should not be told root.
+        "config": {"User": _USER, "Labels": labels},
         "rootfs": {"type": "layers", "diff_ids": [one.digest for one in layers]},
         "history": [{"created_by": f"modelbake: {(one.annotations or {}).get(PATH, one.digest)}"} for one in layers],
     }
@@ -136,8 +140,13 @@ def bundle_labels(entries: Sequence[BundleEntry]) -> dict[str, str]:
     }
 
 
-def _file_layer(models: Path, ref: FileRef, digests: Digests) -> Blob:
+def _file_layer(models: Path, ref: FileRef, entry: str, digests: Digests) -> Blob:
     path, file = f"{IMAGE_ROOT}/{ref.path}", models / ref.path
+    layer.check_path(path, entry)
+    if file.is_symlink():
+        raise RefusedError(f"{file} is a link; only plain files go into bundles.")
+    if not file.is_file():
+        raise IntegrityError(f"{file} is missing although the manifest lists it; build the bundle again.")
     pieces = layer_pieces(path, file, ref.size)
 
     def hashed() -> str:

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from modelbake.errors import IntegrityError
 from modelbake.oci.blob import Blob
 from modelbake.oci.model import INDEXES, MANIFESTS, Descriptor, ImageIndex, ImageManifest, decode
 from modelbake.output import NO_PROGRESS, Progress
+
+# How many indexes may name each other in a row; an image of several platforms is one.
+MOST_DEPTH = 8
 
 
 class Place(Protocol):
@@ -60,15 +64,22 @@ def children(place: Place, descriptor: Descriptor) -> tuple[Descriptor, ...]:
 
 
 def reachable(place: Place, root: Descriptor) -> Iterator[Descriptor]:
-    """`root` and everything that it needs, each once, what is named before what names it."""
+    """`root` and everything that it needs, each once, what is named before what names it.
+
+    IntegrityError where documents are nested deeper than anybody's are.
+    """
     seen: set[str] = set()
 
-    def walk(one: Descriptor) -> Iterator[Descriptor]:
+    def walk(one: Descriptor, depth: int) -> Iterator[Descriptor]:
+        if depth > MOST_DEPTH:
+            raise IntegrityError(
+                f"{place}: {root.digest} is nested more than {MOST_DEPTH} documents deep; it is not read."
+            )
         if one.digest in seen:
             return
         seen.add(one.digest)
         for child in children(place, one):
-            yield from walk(child)
+            yield from walk(child, depth + 1)
         yield one
 
-    return walk(root)
+    return walk(root, 0)

@@ -1,15 +1,14 @@
 """A bundle, or part of one, out of the store or a registry into a models folder.
 
-The bytes go straight into the folder, hashed on their way as the layers that they are: no second copy, and nothing visible before
-all of them are there. A file that is known to be that layer's moves nothing and is not read again.
+The bytes go straight into the folder, hashed on their way: no second copy, and nothing visible before all of them are there. The
+image's digest pins the layer of the bundle's manifest, that manifest every file, and the layer format all that is around a file in
+its layer (LayerSink): so one pass over the bytes proves all of it. A file that is known to be there is not read again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +17,15 @@ from msgspec.structs import replace
 from modelbake import manifest
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, UnknownNameError
-from modelbake.files import CHUNK, disk_errors
+from modelbake.files import disk_errors
 from modelbake.install import place as install
-from modelbake.layers import IMAGE_ROOT
 from modelbake.manifest import Artifact, BundleEntry, FileRef
-from modelbake.oci import layer
 from modelbake.oci.download import download
 from modelbake.oci.image import PLAIN, contents, images
 from modelbake.oci.model import Descriptor
 from modelbake.oci.place import Place
 from modelbake.oci.repository import Repository
+from modelbake.oci.sink import LayerSink
 from modelbake.oci.transfer import Moved, at_once, bar
 from modelbake.output import Progress
 
@@ -113,7 +111,9 @@ def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Dige
     written: dict[str, int] = {}
 
     def holds(ref: FileRef) -> bool:
-        return _holds(models / ref.path, ref, found.layers[ref.path], digests)
+        path = models / ref.path
+        plain = path.is_file() and not path.is_symlink() and path.stat().st_size == ref.size
+        return plain and digests.sha256(path) == ref.sha256
 
     def bring(ref: FileRef, to: Path) -> None:
         gathered = gathering / found.layers[ref.path].hex
@@ -143,16 +143,7 @@ def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Dige
 
                 at_once(list(lacking.values()), gather, [where.stop] if isinstance(where, Repository) else [])
             install(models, entry, holds, bring)
-            digests.note(
-                {
-                    models / ref.path: (
-                        _label(ref),
-                        found.layers[ref.path].hex,
-                        written[ref.path],
-                    )
-                    for ref in lacking.values()
-                }
-            )
+            digests.note({models / ref.path: ("", ref.sha256, written[ref.path]) for ref in lacking.values()})
             shutil.rmtree(gathering, ignore_errors=True)
     return Moved(sum(one.size for one in sent), len(sent), sum(one.size for one in total), len(total))
 
@@ -166,109 +157,25 @@ def _is_installed(models: Path, entry: BundleEntry) -> bool:
 
 def _gather(where: Place, ref: FileRef, descriptor: Descriptor, partial: Path, progress: Progress) -> None:
     """The file out of its layer, hashed, beside `partial` without that ending."""
-    with LayerSink(partial, ref, f"{where}: {descriptor.digest}") as sink:
+    with LayerSink(partial, ref, descriptor) as sink:
         here = where.blob(descriptor)
         if here is None:
             assert isinstance(where, Repository)
             download(where, descriptor, sink, progress)
         else:
             sink.restart()
-            digest = hashlib.sha256()
             for chunk in here.chunks():
-                digest.update(chunk)
                 sink.write(chunk)
                 progress.update(len(chunk))
-            if digest.hexdigest() != descriptor.hex:
+            wrong = sink.wrong()
+            if wrong:
                 sink.restart()
                 raise IntegrityError(
-                    f"{where}: the blob {descriptor.digest} is damaged; `modelbake store verify` finds all that are."
+                    f"{where}: the blob {descriptor.digest} is damaged or not what it should be: {wrong}. `modelbake store verify` finds "
+                    "all that are damaged."
                 )
         sink.finish()
     os.replace(partial, partial.with_suffix(""))
-
-
-class LayerSink:
-    """The bytes of a layer in, the bytes of its file into `path`; IntegrityError where the layer is not that file's."""
-
-    def __init__(self, path: Path, ref: FileRef, where: str) -> None:
-        self._file = path.open("a+b", buffering=0)
-        self._head = layer.head(f"{IMAGE_ROOT}/{ref.path}", ref.size)
-        self._tail = layer.tail(ref.size)
-        self._size = ref.size
-        self._where = where
-        self._path = ref.path
-        self._at = 0
-
-    def __enter__(self) -> LayerSink:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def kept(self) -> Iterator[bytes]:
-        """The layer's head and the file's bytes so far."""
-        there = os.fstat(self._file.fileno()).st_size
-        if not 0 < there <= self._size:
-            self.restart()
-            return
-        self._at = len(self._head) + there
-        yield self._head
-        self._file.seek(0)
-        while chunk := self._file.read(CHUNK):
-            yield chunk
-
-    def write(self, chunk: bytes) -> None:
-        """The layer's next bytes."""
-        view = memoryview(chunk)
-        while view:
-            begin, end = len(self._head), len(self._head) + self._size
-            if self._at < begin:
-                taken = view[: begin - self._at]
-                self._same(taken, self._head[self._at :])
-            elif self._at < end:
-                taken = view[: self._file.write(view[: end - self._at])]
-            else:
-                taken = view
-                self._same(taken, self._tail[self._at - end :])
-            self._at += len(taken)
-            view = view[len(taken) :]
-
-    def restart(self) -> None:
-        """Nothing came yet."""
-        self._file.truncate(0)
-        self._at = 0
-
-    def finish(self) -> None:
-        """Everything on the disk, as a file that everybody may read."""
-        os.fsync(self._file.fileno())
-        os.fchmod(self._file.fileno(), 0o644)
-
-    def _same(self, found: memoryview, expected: bytes) -> None:
-        if found != expected[: len(found)]:
-            self.restart()
-            raise IntegrityError(
-                f"{self._where} is not the layer of {self._path}: its archive holds another file, or several. Push the bundle again."
-            )
-
-
-def _holds(path: Path, ref: FileRef, descriptor: Descriptor, digests: Digests) -> bool:
-    """Whether the file is that of the layer: known to be, or hashed now."""
-    if not path.is_file() or path.is_symlink() or path.stat().st_size != ref.size:
-        return False
-
-    def taken() -> str:
-        digest = hashlib.sha256(layer.head(f"{IMAGE_ROOT}/{ref.path}", ref.size))
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        digest.update(layer.tail(ref.size))
-        return digest.hexdigest()
-
-    return digests.remembered(path, _label(ref), taken) == descriptor.hex
-
-
-def _label(ref: FileRef) -> str:
-    return layer.label(f"{IMAGE_ROOT}/{ref.path}", ref.sha256)
 
 
 def _needs(artifact: Artifact) -> set[str]:

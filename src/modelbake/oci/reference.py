@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from modelbake.errors import UsageError
 
 # The grammar of distribution/reference, which docker, containerd and oras share.
-_HOST = r"(?P<host>localhost|[A-Za-z0-9.-]*[.][A-Za-z0-9.-]*[A-Za-z0-9]|[A-Za-z0-9.-]+(?=:[0-9])|\[[0-9A-Fa-f:]+\])(?P<port>:[0-9]{1,5})?"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = rf"(?P<host>localhost|{_LABEL}(?:\.{_LABEL})+|{_LABEL}(?=:[0-9])|\[[0-9A-Fa-f:]+\])(?P<port>:[0-9]{{1,5}})?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = rf"(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
@@ -38,7 +39,8 @@ class Reference:
     def is_loopback(self) -> bool:
         """Whether the host is this machine, to which plain HTTP is no risk."""
         name = re.sub(r":[0-9]+$", "", self.host).strip("[]")
-        if name == "localhost" or name.endswith(".localhost"):
+        # Not the names below localhost: not every resolver keeps them on this machine.
+        if name == "localhost":
             return True
         try:
             return ipaddress.ip_address(name).is_loopback
@@ -60,7 +62,7 @@ class Reference:
 def parse(text: str) -> Reference:
     """`text` as a reference; as for docker, one without a host is Docker Hub's. UsageError where it is none."""
     found = _REFERENCE.fullmatch(text)
-    if found is None or len(text) > 512:
+    if found is None or len(text) > 512 or int((found["port"] or ":0")[1:]) > 65535:
         raise UsageError(
             f"{text[:200]!r} is no name in a registry; write HOST/REPOSITORY:TAG, like localhost:5000/models/minilm:1.0.0 "
             "(the repository in small letters)."

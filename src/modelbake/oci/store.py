@@ -20,6 +20,7 @@ from modelbake.files import disk_errors, write_atomically
 from modelbake.oci.blob import Blob, of_file
 from modelbake.oci.model import (
     IMAGE_INDEX,
+    MOST_LAYERS,
     MOST_MANIFEST_BYTES,
     REF_NAME,
     Descriptor,
@@ -27,7 +28,7 @@ from modelbake.oci.model import (
     decode,
     encode,
 )
-from modelbake.oci.place import reachable
+from modelbake.oci.place import children, reachable
 from modelbake.output import NO_PROGRESS, Progress
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -77,18 +78,24 @@ class Store:
         return self._ingest / descriptor.hex
 
     def part(self, descriptor: Descriptor, offset: int, count: int) -> bytes:
-        """The blob's bytes from `offset` on, at most `count`."""
-        with self.path(descriptor).open("rb") as file:
-            file.seek(offset)
-            return file.read(count)
+        """The blob's bytes from `offset` on, at most `count`; UnknownNameError where the store has nothing of it."""
+        try:
+            with self.path(descriptor).open("rb") as file:
+                file.seek(offset)
+                return file.read(count)
+        except FileNotFoundError as error:
+            raise self._lacks(descriptor) from error
 
     def blob(self, descriptor: Descriptor) -> Blob:
         """The blob, to be read; UnknownNameError where the store has none of that digest and size."""
         if not self.has(descriptor):
-            raise UnknownNameError(
-                f"{self.folder} has no blob {descriptor.digest} of {descriptor.size:,} bytes; pull or pack again what has it."
-            )
+            raise self._lacks(descriptor)
         return of_file(self.path(descriptor), descriptor)
+
+    def _lacks(self, descriptor: Descriptor) -> UnknownNameError:
+        return UnknownNameError(
+            f"{self.folder} has no blob {descriptor.digest} of {descriptor.size:,} bytes; pull or pack again what has it."
+        )
 
     def read(self, descriptor: Descriptor) -> bytes:
         """A small blob, such as a manifest, hashed; IntegrityError where it is damaged or no small one."""
@@ -110,20 +117,27 @@ class Store:
             progress.update(blob.descriptor.size)
             return False
         with self.partially(blob.descriptor) as partial:
+            if self.has(blob.descriptor):
+                progress.update(blob.descriptor.size)
+                return False
             digest = hashlib.sha256()
-            with partial.open("wb") as file:
-                for chunk in blob.chunks():
-                    digest.update(chunk)
-                    file.write(chunk)
-                    progress.update(len(chunk))
-            found = Descriptor(blob.descriptor.media_type, f"sha256:{digest.hexdigest()}", partial.stat().st_size)
-            if found != blob.descriptor.bare():
-                partial.unlink()
-                raise IntegrityError(
-                    f"{found.size:,} bytes of {found.digest} came in place of the {blob.descriptor.size:,} bytes of "
-                    f"{blob.descriptor.digest}; nothing of them was kept. Run this again when nothing writes to the file."
-                )
-            self.keep(blob.descriptor)
+            try:
+                with partial.open("wb") as file:
+                    for chunk in blob.chunks():
+                        digest.update(chunk)
+                        file.write(chunk)
+                        progress.update(len(chunk))
+                found = Descriptor(blob.descriptor.media_type, f"sha256:{digest.hexdigest()}", partial.stat().st_size)
+                if found != blob.descriptor.bare():
+                    raise IntegrityError(
+                        f"{found.size:,} bytes of {found.digest} came in place of the {blob.descriptor.size:,} bytes of "
+                        f"{blob.descriptor.digest}; nothing of them was kept. Run this again when nothing writes to the file."
+                    )
+                self.keep(blob.descriptor)
+            except BaseException:
+                # On a full disk it would take the room that is missing.
+                partial.unlink(missing_ok=True)
+                raise
             return True
 
     @contextmanager
@@ -199,8 +213,8 @@ class Store:
             return Swept(0, 0)
         with disk_errors(self.folder), self._lock("gc", fcntl.LOCK_EX):
             wanted = {one.hex for root in self._index().manifests for one in reachable(self, root)}
-            gone = [path for path in self._blobs.iterdir() if path.name not in wanted]
-            gone += list(self._ingest.iterdir())
+            gone = [path for path in _files(self._blobs) if path.name not in wanted]
+            gone += _files(self._ingest)
             size = sum(path.stat().st_size for path in gone)
             for path in gone:
                 path.unlink()
@@ -208,27 +222,39 @@ class Store:
 
     def verify(self) -> list[Descriptor]:
         """Hash every blob that a tag leads to, and return them; IntegrityError which names all that are missing or damaged."""
-        roots = self._index().manifests
-        found = {one.digest: one for root in roots for one in reachable(self, root)}
-        bad = [one.digest for one in found.values() if self._sha256(one) != one.hex]
+        found: dict[tuple[str, int], Descriptor] = {}
+        bad: list[str] = []
+        waiting = list(self._index().manifests)
+        while waiting:
+            one = waiting.pop()
+            if (one.digest, one.size) in found:
+                continue
+            found[one.digest, one.size] = one
+            if self._is_whole(one):
+                waiting += children(self, one)
+            else:
+                bad.append(one.digest)
         if bad:
             raise IntegrityError(
-                f"Damaged in {self.folder}: {', '.join(bad)}. Take these away from blobs/sha256, then pull or pack again what has them."
+                f"Damaged or missing in {self.folder}: {', '.join(sorted(bad))}. "
+                "Take away what is left of these in blobs/sha256, then pull or pack again what has them."
             )
         return list(found.values())
 
-    def _sha256(self, descriptor: Descriptor) -> str:
+    def _is_whole(self, descriptor: Descriptor) -> bool:
+        if not self.has(descriptor):
+            return False
         digest = hashlib.sha256()
         for chunk in self.blob(descriptor).chunks():
             digest.update(chunk)
-        return digest.hexdigest()
+        return digest.hexdigest() == descriptor.hex
 
     def _index(self) -> ImageIndex:
         path = self.folder / _INDEX
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            return ImageIndex(2)
+            return ImageIndex(2, ())
         except OSError as error:
             raise MachineError(
                 f"{path} cannot be read ({error.strerror}); give yourself the right to read it."
@@ -237,14 +263,21 @@ class Store:
 
     def _write_index(self, manifests: Iterable[Descriptor]) -> None:
         ordered = tuple(sorted(manifests, key=lambda one: ((one.annotations or {}).get(REF_NAME, ""), one.digest)))
-        write_atomically(self.folder / _INDEX, encode(ImageIndex(2, ordered, IMAGE_INDEX)))
+        data = encode(ImageIndex(2, ordered, IMAGE_INDEX))
+        # What could not be read again must not be written.
+        if len(ordered) > MOST_LAYERS or len(data) > MOST_MANIFEST_BYTES:
+            raise MachineError(
+                f"{self.folder} has as many names as a store can have; remove some with `modelbake store rm`."
+            )
+        write_atomically(self.folder / _INDEX, data)
 
     def _make(self) -> None:
-        if (self.folder / "oci-layout").exists():
-            return
         with disk_errors(self.folder):
+            # Also in a layout that another tool made, which has none for what is not whole yet.
             for folder in (self._blobs, self._ingest):
                 folder.mkdir(parents=True, exist_ok=True)
+            if (self.folder / "oci-layout").exists():
+                return
             with self._lock("index", fcntl.LOCK_EX):
                 if not (self.folder / _INDEX).exists():
                     self._write_index(())
@@ -262,3 +295,11 @@ class Store:
             yield
         finally:
             os.close(descriptor)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The plain files of a folder that need not exist."""
+    try:
+        return [path for path in folder.iterdir() if path.is_file()]
+    except FileNotFoundError:
+        return []

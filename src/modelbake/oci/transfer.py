@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-from modelbake.files import CHUNK
 from modelbake.oci.blob import Blob, Slice, of_bytes
 from modelbake.oci.download import download
 from modelbake.oci.model import INDEXES, MANIFESTS, Descriptor
 from modelbake.oci.place import Place, reachable
 from modelbake.oci.repository import Repository
+from modelbake.oci.sink import FileSink
 from modelbake.oci.store import Store
 from modelbake.output import Progress, out
 
@@ -133,45 +131,12 @@ def _download(source: Repository, descriptor: Descriptor, store: Store, progress
         with store.partially(descriptor) as partial:
             # Whoever held it before may have brought all of it.
             if not store.has(descriptor):
-                with FileSink(partial) as sink:
+                with FileSink(partial, descriptor) as sink:
                     download(source, descriptor, sink, progress)
                 store.keep(descriptor)
                 return True
     progress.update(descriptor.size)
     return False
-
-
-class FileSink:
-    """A download into a file, which keeps what came of it when it is cut."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a+b", buffering=0)
-
-    def __enter__(self) -> FileSink:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def kept(self) -> Iterator[bytes]:
-        """The file's bytes so far."""
-        self._file.seek(0)
-        while chunk := self._file.read(CHUNK):
-            yield chunk
-
-    def write(self, chunk: bytes) -> None:
-        """Behind all that is there."""
-        view = memoryview(chunk)
-        while view:
-            view = view[self._file.write(view) :]
-
-    def restart(self) -> None:
-        """An empty file."""
-        self._file.truncate(0)
-
-    def finish(self) -> None:
-        """Everything on the disk."""
-        os.fsync(self._file.fileno())
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class _Connection(urllib3.connection.HTTPConnection):
             super().send(data)
             return
         assert self.sock is not None
-        with data.part.path.open("rb", buffering=0) as file:
+        with data.part.open() as file:
             if self.sock.sendfile(file, data.offset, data.size) != data.size:
                 raise data.part.shorter()
 
