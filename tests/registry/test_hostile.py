@@ -35,7 +35,6 @@ class Image:
     models: dict[str, Any]
     listed: dict[str, dict[str, Any]] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
-    config: bytes = b"{}"
 
     def push(self, repository: Repository, tag: str = "1") -> str:
         """All blobs, then a manifest that lists them with `listed` over each layer's descriptor and `more` over the document."""
@@ -47,9 +46,15 @@ class Image:
         for path, data in layers.items():
             found = {**repository.put_blob(data), "mediaType": LAYER, "annotations": {PATH: path}}
             descriptors.append({**found, **self.listed.get(path, {})})
-        config = {**repository.put_blob(self.config), "mediaType": CONFIG}
+        config = {**repository.put_blob(config_of(descriptors)), "mediaType": CONFIG}
         document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": descriptors, **self.more}
         return repository.put_manifest(document, tag)
+
+
+def config_of(layers: list[dict[str, Any]]) -> bytes:
+    """A plain image config for these layers."""
+    rootfs = {"type": "layers", "diff_ids": [one["digest"] for one in layers]}
+    return json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
 
 
 def header(name: str, size: int, kind: bytes = b"0", link: str = "") -> bytes:
@@ -316,7 +321,7 @@ def test_a_models_manifest_that_lies_is_refused(
 
 
 def test_an_image_without_a_bundle_is_refused(client: Client, registry: Registry, repository: Repository) -> None:
-    config = {**repository.put_blob(b"{}"), "mediaType": CONFIG}
+    config = {**repository.put_blob(config_of([])), "mediaType": CONFIG}
     repository.put_manifest({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": []}, "1")
     refuses(client, registry)
 
