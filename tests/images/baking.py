@@ -41,7 +41,8 @@ def bake(
     """
     plan = buildx.plan_bake(root, tuple(outputs))
     # Needed for what is asked for, but not asked for: labels and weights go there as well.
-    sets = weight_overrides(weights_of("search"), set(plan.targets))
+    weights = weights_of("search")
+    sets = weight_overrides(weights, set(plan.targets), set(weights))
     sets += [f"{target}.output={output}" for target, output in outputs.items()]
     sets += [f"{target}.{setting}" for target in anew for setting in ("no-cache=true", "args.STEPS=/tmp/steps")]
     return buildx.bake(root, plan, [*sets, *overrides], inputs or host(), no_cache=False)
