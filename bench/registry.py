@@ -411,10 +411,10 @@ def report(
 docker-registry on loopback, four random files of {sizes[0] / MB:.0f} MB in a bundle; oras pushes and pulls the same files. Each
 push goes to an empty registry, of a folder as `modelbake build` leaves it: the digests of the files that it wrote are remembered,
 which a folder from elsewhere costs one more pass to check, and nothing of layers. Each pull goes to an empty folder, with nothing
-remembered. "Again" is the same command once more. Commands in turns, medians of {rounds} with the fastest and slowest in brackets, after a round that is not
-counted. Processor time is the client's own, without the registry's, and a start of Python is in it. modelbake hashes what it
-sends and what comes, and has it on the disk (fsync) before it is to be seen. Bytes pushed are counted by a proxy, in runs of
-their own.
+remembered. "Again" is the same command once more. Commands in turns, medians of {rounds} with the fastest and slowest in
+brackets, after a round that is not counted. Processor time is the client's own, without the registry's, and a start of Python
+is in it. modelbake hashes what it sends and what comes, and has it on the disk (fsync) before it is to be seen. Bytes pushed are
+counted by a proxy, in runs of their own.
 
 Machine: {measure.machine(None, PACKAGES)}, {version_of("oras", "version")}, docker-registry {version_of("docker-registry", "--version")}.
 """,
