@@ -63,6 +63,7 @@ test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/long
 
 test-images: $(VENV)/.dev
+	scripts/registry_tools.sh install
 	$(WITH_ENGINE) $(BIN)/python -m pytest tests/images
 
 test-all: test test-faults test-registry test-long test-images
