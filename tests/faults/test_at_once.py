@@ -97,7 +97,9 @@ def test_one_waits_for_the_other_which(project: Project, match: str, lock: str, 
         go_on(project)
         first.wait().succeeded()
     second.wait().succeeded()
-    assert project.sent() == total(project)
+    # Of the two files one is whole when the first dies in `download`, and the other may be on its way to it.
+    lost = max(map(len, project.sources["small"].values())) if dies and match == STATIONS["download"][0] else 0
+    assert total(project) <= project.sent() <= total(project) + lost
     assert project.listed() == ["small"]
     assert project.remains() == []
 
