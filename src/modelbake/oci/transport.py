@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
 import urllib3
 import urllib3.connection
@@ -178,6 +178,7 @@ class Transport:
         proxy = self._proxy(url)
         with self._lock:
             if proxy not in self._pools:
+                pools: urllib3.PoolManager
                 options = {
                     "num_pools": 4,
                     "maxsize": CONNECTIONS,
@@ -186,7 +187,14 @@ class Transport:
                     "timeout": _TIMEOUT,
                     "blocksize": 1 << 17,
                 }
-                pools = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)  # type: ignore[arg-type]
+                if proxy:
+                    # urllib3 does not look for a user and password in the proxy's address.
+                    user, _, address = urlsplit(proxy).netloc.rpartition("@")
+                    plain = urlsplit(proxy)._replace(netloc=address).geturl()
+                    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+                    pools = urllib3.ProxyManager(plain, proxy_headers=headers, **options)  # type: ignore[arg-type]
+                else:
+                    pools = urllib3.PoolManager(**options)  # type: ignore[arg-type]
                 pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
                 self._pools[proxy] = pools
             return self._pools[proxy]

@@ -24,6 +24,7 @@ class Server:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str | None]] = []
+        self.by_proxy: list[str | None] = []
         self.answer: Callable[[str], Answer] = lambda path: (200, {})
         outer = self
 
@@ -32,6 +33,7 @@ class Server:
 
             def do_GET(self) -> None:
                 outer.seen.append((self.path, self.headers.get("Authorization")))
+                outer.by_proxy.append(self.headers.get("Proxy-Authorization"))
                 status, headers = outer.answer(self.path)
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": "0"}.items():
@@ -100,3 +102,13 @@ def test_an_unencrypted_address_of_an_encrypted_registry_gets_no_token(tmp_path:
     one = Transport(parse("registry.example/a"), tmp_path, token="secret")
     with pytest.raises(RefusedError, match="unencrypted"):
         one.request("PATCH", "http://registry.example/v2/a/blobs/uploads/1", "repository:a:pull,push")
+
+
+def test_a_proxy_gets_the_user_and_password_of_its_address(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    proxy, _ = servers
+    reference = parse("registry.example:80/a")
+    address = f"http://who:p%40ss@{proxy.host}"
+    one = Transport(reference, tmp_path, proxy=lambda url: address, plain_http=True)
+    assert one.request("GET", one.url("/v2/a/blobs/1"), "repository:a:pull").status == 200
+    assert proxy.seen == [("http://registry.example:80/v2/a/blobs/1", None)]
+    assert proxy.by_proxy == ["Basic " + base64.b64encode(b"who:p@ss").decode()]
