@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -49,16 +50,17 @@ class Digests:
         """Remember what `remembered` would take, of files that were written and hashed just now: label, digest, and the time of
         the file's last change (`st_mtime_ns`) when it was hashed.
 
-        Nothing is remembered of one that was changed since, or whose file system has time stamps too coarse to tell.
+        Nothing is remembered of one that was changed or taken away since, or whose file system has time stamps too coarse to tell.
         """
-        stats = {path: path.stat() for path in written}
+        stats = {path: stat for path in written if (stat := _stat(path)) is not None}
         latest = max((stat.st_ctime_ns for stat in stats.values()), default=0)
         # A change within the same tick of the kernel's clock as the renaming would not show.
         time.sleep(min(max(0.0, (latest + TICK - time.time_ns()) / 1e9), TICK / 1e9))
-        for path, (label, sha256, mtime_ns) in written.items():
-            fine = stats[path].st_ctime_ns % 1_000_000 != 0
-            if fine and stats[path].st_mtime_ns == mtime_ns and path.stat() == stats[path]:
-                self._remember(_identity(path) + label, sha256)
+        for path, stat in stats.items():
+            label, sha256, mtime_ns = written[path]
+            fine = stat.st_ctime_ns % 1_000_000 != 0
+            if fine and stat.st_mtime_ns == mtime_ns and _stat(path) == stat:
+                self._remember(_identity_of(stat) + label, sha256)
 
     def refs(self, root: Path) -> tuple[FileRef, ...]:
         """References to all files below `root`, sorted by path."""
@@ -87,5 +89,15 @@ class Digests:
 
 
 def _identity(path: Path) -> str:
-    stat = path.stat()
+    return _identity_of(path.stat())
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _identity_of(stat: os.stat_result) -> str:
     return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"

@@ -58,6 +58,9 @@ def write_atomically(target: Path, data: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
+                # A rename may reach the disk before the bytes do.
+                file.flush()
+                os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, target)
         except BaseException:

@@ -46,7 +46,7 @@ def place(
     before all bytes are on its disk: MachineError where they do not fit leaves the bundle's earlier version whole. Files that only
     the earlier version had are removed last.
     """
-    with disk_errors(models), _lock(models):
+    with disk_errors(models), lock_beside(models, "lock"):
         models.mkdir(parents=True, exist_ok=True)
         staging = models / STAGING_NAME
         if staging.exists():
@@ -77,12 +77,14 @@ def place(
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _lock(models: Path) -> AbstractContextManager[object]:
+def lock_beside(models: Path, ending: str) -> AbstractContextManager[object]:
     """One lock for a models folder, whoever writes to it and with whatever cache; beside it, since what is in it gets baked."""
     from filelock import FileLock
 
-    models.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(models.with_name(f".{models.name}.lock"))
+    # One folder has several names, `.` among them, and one lock.
+    folder = models.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / f".{folder.name}.{ending}")
 
 
 def _manifest(*entries: BundleEntry) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -260,8 +260,19 @@ def _problems(manifest: Manifest) -> list[str]:
     problems = [f"the bundle {name!r} is in it twice" for name in sorted({n for n in names if names.count(n) > 1})]
     defaults = [entry.kind for entry in manifest.bundles if entry.default]
     problems += [f"the kind {kind} has two defaults" for kind in sorted({k for k in defaults if defaults.count(k) > 1})]
+    taken = {MANIFEST_NAME: "the manifest"} | {
+        ref.path: entry.name for entry in manifest.bundles for ref in entry.files
+    }
     for entry in manifest.bundles:
         listed = {ref.path: ref for ref in entry.files}
+        problems += [
+            f"{entry.name} lists {ref.path}, but {inside} of {taken[inside]} is a file"
+            for ref in entry.files
+            for inside in map(str, PurePosixPath(ref.path).parents)
+            if inside in taken
+        ]
+        if MANIFEST_NAME in listed:
+            problems.append(f"{entry.name} lists {MANIFEST_NAME} itself")
         problems += [
             f"{a.path} has {'both' if a.parity else 'none'} of parity and quality"
             for a in entry.artifacts

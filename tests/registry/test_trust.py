@@ -172,3 +172,10 @@ def _oras(*words: str) -> str:
     done = subprocess.run([tool("oras"), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_policy_that_leads_nowhere_refuses_a_pull(reference: str, answer: Answer, tmp_path: Path) -> None:
+    (tmp_path / "modelbake.policy.toml").symlink_to(tmp_path / "gone")
+    code, said = answer("pull", reference)
+    assert (code, "modelbake.policy.toml" in said["error"]) == (7, True)
+    assert not (tmp_path / "store").exists()

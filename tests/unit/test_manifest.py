@@ -40,7 +40,10 @@ HOSTILE = ("", ".", "/etc/passwd", "../a", "a/../../b", "./a", "a//b", "a\\b", "
 
 shas = st.integers(0, 2**256 - 1).map(lambda n: f"{n:064x}")
 sizes = st.integers(0, 2**53)
-paths = st.lists(st.from_regex(r"[a-zA-Z0-9_é -]{1,8}", fullmatch=True), min_size=1, max_size=3).map("/".join)
+paths = st.lists(st.from_regex(r"[a-zA-Z0-9_é -]{1,8}", fullmatch=True), min_size=1, max_size=3).map(
+    # No folder has this ending, so none of them lies in another.
+    lambda parts: "/".join(parts) + ".f"
+)
 names = st.from_regex(r"[a-z0-9]{1,6}(-[a-z0-9]{1,4})?", fullmatch=True)
 words = st.text(max_size=12)
 floats = st.floats(0, 1e6, allow_nan=False)
@@ -287,6 +290,8 @@ def unlisted(entry: BundleEntry, path: str) -> BundleEntry:
             "uses w",
         ),
         (lambda e: replace(e, files=e.files * 2), "lists a file twice"),
+        (lambda e: replace(e, files=(*e.files, FileRef(f"{e.goldens.path}/x", "0" * 64, 1))), "is a file"),
+        (lambda e: replace(e, files=(*e.files, FileRef(manifest.MANIFEST_NAME, "0" * 64, 1))), "itself"),
         (lambda e: replace(e, artifacts=(replace(e.artifacts[0], parity=None),)), "has none of parity and quality"),
         (
             lambda e: replace(e, artifacts=(replace(e.artifacts[0], quality=Quality(1, 1, 1, 1, 20)),)),

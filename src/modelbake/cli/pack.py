@@ -19,6 +19,7 @@ from modelbake.output import out
 @speaking
 def command(bundle: str, name: str | None, platforms: tuple[str, ...], models_dir: Path | None) -> None:
     """Put BUNDLE of the models folder into the store: one layer a file, an image manifest and a ModelPack manifest over them."""
+    from modelbake.oci.locate import name_in_store
     from modelbake.oci.pack import MODELPACK_SUFFIX
     from modelbake.oci.store import Store
     from modelbake.oci.transfer import send
@@ -26,7 +27,7 @@ def command(bundle: str, name: str | None, platforms: tuple[str, ...], models_di
     settings = load_settings(models_dir)
     packed = packed_bundle(settings, bundle, platforms)
     store = Store(settings.store_dir)
-    name = name or f"{packed.entry.name}:{packed.entry.version}"
+    name = name_in_store(name) if name else f"{packed.entry.name}:{packed.entry.version}"
     with store.adding():
         moved = send([*packed.layers, *packed.documents], store)
         store.tag(name, packed.image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ def command(
 
 def _policies(settings: Settings, keys: tuple[Path, ...]) -> list[Policy]:
     """The project's policy and that of the command line, where there are such."""
-    if not keys and not (settings.root / "modelbake.policy.toml").exists():
+    # Also a link that leads nowhere: it must be an error, and not as if there were no policy.
+    if not keys and not os.path.lexists(settings.root / "modelbake.policy.toml"):
         # Without loading what checks signatures, which takes as long as a pull that has nothing to do.
         return []
     from modelbake.oci import policy

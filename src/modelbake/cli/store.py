@@ -33,7 +33,10 @@ def list_names() -> None:
 @speaking
 def tag(name: str, new: str) -> None:
     """Let NEW lead to what NAME, or a digest, leads to."""
+    from modelbake.oci.locate import name_in_store
+
     store = _store()
+    name, new = name_in_store(name), name_in_store(new)
     with store.adding():
         root = store.resolve(name)
         store.tag(new, root)
@@ -44,9 +47,14 @@ def tag(name: str, new: str) -> None:
 @click.argument("names", nargs=-1, required=True)
 @speaking
 def remove(names: tuple[str, ...]) -> None:
-    """Let NAMES lead nowhere; `modelbake gc` then takes the bytes away."""
-    _store().remove(names)
-    out.result({"removed": list(names)}, [f"removed {name}" for name in names])
+    """Let NAMES lead nowhere, and what belongs to them alone: NAME-modelpack, signatures, referrers. `modelbake gc` takes the bytes."""
+    from modelbake.oci.locate import name_in_store
+    from modelbake.oci.referrers import belonging
+
+    store = _store()
+    removed = belonging(store, [name_in_store(name) for name in names])
+    store.remove(removed)
+    out.result({"removed": removed}, [f"removed {name}" for name in removed])
 
 
 @command.command("verify")

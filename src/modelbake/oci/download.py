@@ -56,11 +56,12 @@ def _bring(
             piece = _SMALL_PIECE
             raise
 
-    before = at
+    furthest = at
 
     def gained() -> bool:
-        nonlocal before
-        better, before = at > before, at
+        # Further than ever, or a registry without parts that always breaks at one place would be asked for ever.
+        nonlocal furthest
+        better, furthest = at > furthest, max(at, furthest)
         return better
 
     while at < descriptor.size:

@@ -37,14 +37,19 @@ class Located:
 def locate(text: str, settings: Settings, plain_http: bool = False) -> Located:
     """Where `text` leads; UsageError where it is no name. Nothing is asked yet."""
     if text.startswith(IN_STORE):
-        name = text.removeprefix(IN_STORE)
-        if not name or any(character.isspace() for character in name):
-            raise UsageError(
-                f"{text!r} names nothing in the store; write {IN_STORE}NAME, as `modelbake store list` shows them."
-            )
-        return Located(Store(settings.store_dir), name)
+        return Located(Store(settings.store_dir), name_in_store(text))
     reference = parse(text)
     return Located(repository(reference, settings, plain_http), reference.target, reference)
+
+
+def name_in_store(text: str) -> str:
+    """The name where nothing but the store can be meant, with or without `store:`; UsageError where it is none."""
+    name = text.removeprefix(IN_STORE)
+    if not name or any(character.isspace() for character in name):
+        raise UsageError(
+            f"{text!r} names nothing in the store; write {IN_STORE}NAME, as `modelbake store list` shows them."
+        )
+    return name
 
 
 def repository(reference: Reference, settings: Settings, plain_http: bool = False) -> Repository:

@@ -133,7 +133,7 @@ def subject(reference: Reference | None) -> str:
     """What patterns are matched against: HOST/REPOSITORY, in the one form for all ways to write it."""
     if reference is None:
         return STORE
-    host = reference.host.lower().removesuffix(":443")
+    host = re.sub(r":0*443$", "", reference.host.lower())
     return f"{DOCKER_HUB if host in _HUB_HOSTS else host}/{reference.repository}"
 
 

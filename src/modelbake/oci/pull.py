@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from modelbake import manifest
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, UnknownNameError
-from modelbake.files import disk_errors
+from modelbake.files import disk_errors, sha256_of
+from modelbake.install import lock_beside
 from modelbake.install import place as install
 from modelbake.manifest import Artifact, BundleEntry, FileRef
 from modelbake.oci.download import download
@@ -27,7 +28,7 @@ from modelbake.oci.place import Place
 from modelbake.oci.repository import Repository
 from modelbake.oci.sink import LayerSink
 from modelbake.oci.transfer import Moved, at_once, bar
-from modelbake.output import Progress
+from modelbake.output import NO_PROGRESS, Progress
 
 # Inside the models folder, so that a rename puts what is whole into place; a pull that was cut goes on with it.
 GATHERING = ".pulling"
@@ -78,7 +79,10 @@ def look(where: Place, root: Descriptor) -> list[Found]:
             raise IntegrityError(
                 f"{image.where} lists {lacking[0]} of {entry.name}, but has no layer of its own for it. {PLAIN}"
             )
-        bundles.append(Found(entry, {path: one.descriptor for path, one in layers.items() if one}))
+        listed = {path: one.descriptor for path, one in layers.items() if one}
+        if len({one.digest for one in listed.values()}) != len(listed):
+            raise IntegrityError(f"{image.where} gives one layer for two files of {entry.name}; bake or pack it again.")
+        bundles.append(Found(entry, listed))
     return bundles
 
 
@@ -108,7 +112,8 @@ def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Dige
     entry = part_of(found.entry, wanted)
     gathering = models / GATHERING
     sent: list[Descriptor] = []
-    written: dict[str, int] = {}
+    hashed: dict[str, int] = {}
+    brought: list[FileRef] = []
 
     def holds(ref: FileRef) -> bool:
         path = models / ref.path
@@ -116,34 +121,41 @@ def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Dige
         return plain and digests.sha256(path) == ref.sha256
 
     def bring(ref: FileRef, to: Path) -> None:
-        gathered = gathering / found.layers[ref.path].hex
-        written[ref.path] = gathered.stat().st_mtime_ns
-        os.replace(gathered, to)
+        if ref.path not in hashed:
+            # It was here, and a build or another tool took it away meanwhile.
+            gathering.mkdir(exist_ok=True)
+            gather(ref, NO_PROGRESS)
+        os.replace(gathering / found.layers[ref.path].hex, to)
+        brought.append(ref)
+
+    def gather(ref: FileRef, progress: Progress) -> bool:
+        descriptor = found.layers[ref.path]
+        gathered = gathering / descriptor.hex
+        left = _left(gathered, ref)
+        if left is None:
+            _gather(where, ref, descriptor, gathering / f"{descriptor.hex}.partial", progress)
+            sent.append(descriptor)
+            left = gathered.stat().st_mtime_ns
+        else:
+            progress.update(descriptor.size)
+        hashed[ref.path] = left
+        return True
 
     total = [found.layers[ref.path] for ref in entry.files]
     if _is_installed(models, entry) and all(holds(ref) for ref in entry.files):
         return Moved(0, 0, sum(one.size for one in total), len(total))
-    from filelock import FileLock
-
     with disk_errors(models):
         models.mkdir(parents=True, exist_ok=True)
-        with FileLock(models.with_name(f".{models.name}.pull.lock")):
-            lacking = {found.layers[ref.path].hex: ref for ref in entry.files if not holds(ref)}
-            size = sum(found.layers[ref.path].size for ref in lacking.values())
+        with lock_beside(models, "pull.lock"):
+            lacking = [ref for ref in entry.files if not holds(ref)]
+            size = sum(found.layers[ref.path].size for ref in lacking)
             if lacking:
                 gathering.mkdir(exist_ok=True)
             with bar(size, f"from {where}") as progress:
-
-                def gather(ref: FileRef) -> bool:
-                    descriptor = found.layers[ref.path]
-                    if not (gathering / descriptor.hex).exists():
-                        _gather(where, ref, descriptor, gathering / f"{descriptor.hex}.partial", progress)
-                        sent.append(descriptor)
-                    return True
-
-                at_once(list(lacking.values()), gather, [where.stop] if isinstance(where, Repository) else [])
+                stops = [where.stop] if isinstance(where, Repository) else []
+                at_once(lacking, lambda ref: gather(ref, progress), stops)
             install(models, entry, holds, bring)
-            digests.note({models / ref.path: ("", ref.sha256, written[ref.path]) for ref in lacking.values()})
+            digests.note({models / ref.path: ("", ref.sha256, hashed[ref.path]) for ref in brought})
             shutil.rmtree(gathering, ignore_errors=True)
     return Moved(sum(one.size for one in sent), len(sent), sum(one.size for one in total), len(total))
 
@@ -153,6 +165,18 @@ def _is_installed(models: Path, entry: BundleEntry) -> bool:
         return False
     # Another bundle of its kind may have become the default since.
     return any(replace(one, default=entry.default) == entry for one in manifest.read(models).bundles)
+
+
+def _left(gathered: Path, ref: FileRef) -> int | None:
+    """When that file was changed last, if it is the listed one whole, left by a pull that was cut; None where it is not.
+
+    Its name is no proof: it is the digest that the image of that pull gave for the layer.
+    """
+    try:
+        stat = gathered.stat()
+        return stat.st_mtime_ns if stat.st_size == ref.size and sha256_of(gathered) == ref.sha256 else None
+    except FileNotFoundError:
+        return None
 
 
 def _gather(where: Place, ref: FileRef, descriptor: Descriptor, partial: Path, progress: Progress) -> None:

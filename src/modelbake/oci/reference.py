@@ -19,6 +19,8 @@ _REFERENCE = re.compile(
 )
 
 DOCKER_HUB = "docker.io"
+# `store:NAME` and `docker:NAME` are the local store's and the engine's for commands that know these: none may get to Docker Hub.
+_ELSEWHERE = ("store", "docker")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ def parse(text: str) -> Reference:
         )
     host, repository = found["host"], found["repository"]
     if host is None:
+        if repository in _ELSEWHERE and found["tag"]:
+            raise UsageError(
+                f"{text!r} is no name in a registry, which is what is wanted here; Docker Hub's repository of that name is "
+                f"{DOCKER_HUB}/library/{repository}."
+            )
         host = DOCKER_HUB
         if "/" not in repository:
             repository = f"library/{repository}"

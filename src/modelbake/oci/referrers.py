@@ -7,7 +7,7 @@ artifact usage". A store, and a registry without the API, keep an index of them 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from modelbake.errors import IntegrityError, RefusedError
@@ -25,8 +25,10 @@ from modelbake.oci.model import (
     descriptor_of,
     encode,
 )
+from modelbake.oci.pack import MODELPACK_SUFFIX
 from modelbake.oci.place import Place
 from modelbake.oci.sign import signature_name
+from modelbake.oci.store import Store
 from modelbake.oci.update import current, update
 
 _EMPTY = b"{}"
@@ -50,6 +52,21 @@ def companions(place: Place, digest: str) -> dict[str, Descriptor]:
     """The names that belong to the digest and what they lead to: its signatures and its referrers. What copies it copies these."""
     names = (signature_name(digest), referrers_name(digest))
     return {name: found for name in names if (found := current(place, name)) is not None}
+
+
+def belonging(store: Store, names: Iterable[str]) -> list[str]:
+    """The names (or digests), and what would be of no use without them and keep bytes in the store: the ModelPack manifest beside
+    each, and the signatures and referrers of what no other name leads to. UnknownNameError where one leads nowhere."""
+    known = {name: store.resolve(name).digest for name in store.names()}
+    found: dict[str, str] = {}
+    for asked in names:
+        digest = store.resolve(asked).digest
+        found |= {name: digest for name in known if name == asked or asked == digest == known[name]}
+    found |= {twin: known[twin] for name in found if (twin := f"{name}{MODELPACK_SUFFIX}") in known}
+    kept = {digest for name, digest in known.items() if name not in found}
+    mine = {signature_name(digest) for digest in found.values() if digest not in kept}
+    mine |= {referrers_name(digest) for digest in found.values() if digest not in kept}
+    return sorted({*found, *(mine & known.keys())})
 
 
 def companion_of(name: str) -> str | None:

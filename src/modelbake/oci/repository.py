@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from msgspec import Struct
 from urllib3.exceptions import HTTPError
 
-from modelbake.errors import IntegrityError, SourceUnreachableError, UnknownNameError
+from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError, UnknownNameError
 from modelbake.files import CHUNK
 from modelbake.oci.blob import Blob, Slice
 from modelbake.oci.known import Known
@@ -120,6 +120,8 @@ class Repository:
     def part(self, descriptor: Descriptor, offset: int, count: int) -> bytes:
         """A blob's bytes from `offset` on, at most `count`; nothing of them was checked."""
         count = min(count, descriptor.size - offset)
+        if count <= 0:
+            return b""
         url = self._blob_url(descriptor)
 
         def ask() -> bytes:
@@ -259,10 +261,11 @@ class Repository:
         except SourceUnreachableError:
             # No right to read there is no reason not to send the bytes.
             return False
-        if response.status == 202:
+        location = response.headers.get("location", "")
+        if response.status == 202 and location:
             # An upload was begun instead, which nobody goes on with.
-            with suppress(SourceUnreachableError):
-                self.send("DELETE", self.transport.url(response.headers["location"]), (204, 202, 404))
+            with suppress(SourceUnreachableError, RefusedError):
+                self.send("DELETE", self.transport.url(location), (204, 202, 404))
         return response.status == 201
 
     def _put_document(self, name: str, descriptor: Descriptor, data: bytes) -> None:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelbake.errors import IntegrityError, MachineError, UnknownNameError
+from modelbake.errors import IntegrityError, MachineError, UnknownNameError, UsageError
 from modelbake.files import disk_errors, write_atomically
 from modelbake.oci.blob import Blob, of_file
 from modelbake.oci.model import (
+    DIGEST,
     IMAGE_INDEX,
     MOST_LAYERS,
     MOST_MANIFEST_BYTES,
@@ -165,14 +167,21 @@ class Store:
 
     def resolve(self, name: str) -> Descriptor:
         """The document that a name, or its digest, leads to; UnknownNameError where there is none."""
+        # A digest is no name, whatever another tool's index says: who pins one must get that one.
+        pinned = re.match(DIGEST, name) is not None
         for one in self._index().manifests:
-            if name in ((one.annotations or {}).get(REF_NAME), one.digest):
+            if name == (one.digest if pinned else (one.annotations or {}).get(REF_NAME)):
                 return one.bare()
         known = ", ".join(self.names()) or "nothing"
         raise UnknownNameError(f"The store {self.folder} has no {name!r}; it has: {known}.")
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let `name` lead to the document and all that it needs, UnknownNameError where one lacks; within `adding`."""
+        """Let `name` lead to the document and all that it needs; within `adding`.
+
+        UnknownNameError where one lacks, UsageError where the name is a digest.
+        """
+        if re.match(DIGEST, name):
+            raise UsageError(f"{name} is a digest, which leads to its own document alone; give it a name.")
         for one in reachable(self, descriptor):
             self.blob(one)
         self._make()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
 import urllib3
 import urllib3.connection
@@ -120,6 +120,9 @@ class Transport:
         a new one where it is no more accepted. TransientError where trying again may help, NotFoundError for 404,
         SourceUnreachableError for other refusals.
         """
+        if urlsplit(url).scheme != "https" and urlsplit(self._origin()).scheme == "https":
+            # What the registry gave for an upload or the next page; proxies before registries get this wrong.
+            raise _unencrypted(self._origin())
         sent = dict(headers or {})
         if length is not None:
             sent["content-length"] = str(length)
@@ -127,11 +130,13 @@ class Transport:
         for last in (False, False, True):
             authorization = self._authorization(scope)
             # Behind a redirect, which is mostly a signed address of a storage service, the registry's token has no business.
-            own = urlsplit(url).netloc == urlsplit(self._origin()).netloc
+            own = self._is_own(url)
             if authorization and own:
                 sent["authorization"] = authorization
             response = self._send(method, url, sent, body() if callable(body) else body)
-            if response.status == 401 and not last and own and authorization not in refused:
+            # Nor may who is behind it say where the registry's credentials are to be sent.
+            asked = response.status == 401 and own and self._is_own(_addresses(url, response)[-1])
+            if asked and not last and authorization not in refused:
                 refused.add(authorization)
                 if self._renew(scope, response.headers.get("www-authenticate", ""), authorization):
                     response.drain_conn()
@@ -144,7 +149,6 @@ class Transport:
     def _send(
         self, method: str, url: str, headers: dict[str, str], body: bytes | Iterable[bytes | Slice] | None
     ) -> Response:
-        secure = urlsplit(url).scheme == "https"
         retries = urllib3.Retry(total=None, connect=0, read=0, redirect=_MOST_REDIRECTS, status=0, other=0)
         try:
             response = self._pool(url).request(
@@ -160,15 +164,21 @@ class Transport:
             )
         except (HTTPError, OSError) as error:
             raise TransientError(f"{bare(url)}: {_cause(error)}") from error
-        if secure and urlsplit(urljoin(url, response.url or "")).scheme != "https":
+        schemes = [urlsplit(address).scheme for address in _addresses(url, response)]
+        if schemes[0] == "https" and set(schemes) != {"https"}:
             response.close()
-            raise RefusedError(f"{bare(url)} leads to an unencrypted address; use another registry.")
+            raise _unencrypted(url)
         return response
+
+    def _is_own(self, url: str) -> bool:
+        """Whether the address is the registry's, reached as the registry is."""
+        return _place(url) == _place(self._origin())
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         proxy = self._proxy(url)
         with self._lock:
             if proxy not in self._pools:
+                pools: urllib3.PoolManager
                 options = {
                     "num_pools": 4,
                     "maxsize": CONNECTIONS,
@@ -177,7 +187,14 @@ class Transport:
                     "timeout": _TIMEOUT,
                     "blocksize": 1 << 17,
                 }
-                pools = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)  # type: ignore[arg-type]
+                if proxy:
+                    # urllib3 does not look for a user and password in the proxy's address.
+                    user, _, address = urlsplit(proxy).netloc.rpartition("@")
+                    plain = urlsplit(proxy)._replace(netloc=address).geturl()
+                    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+                    pools = urllib3.ProxyManager(plain, proxy_headers=headers, **options)  # type: ignore[arg-type]
+                else:
+                    pools = urllib3.PoolManager(**options)  # type: ignore[arg-type]
                 pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
                 self._pools[proxy] = pools
             return self._pools[proxy]
@@ -279,6 +296,26 @@ class Transport:
                 )
             return SourceUnreachableError(message)
         return TransientError(f"{bare(url)}: HTTP {status}, and the connection broke")
+
+
+def _addresses(url: str, response: Response) -> list[str]:
+    """The address that was asked, and those that its redirects led to."""
+    found = [url]
+    for step in response.retries.history if response.retries else ():
+        if step.redirect_location:
+            found.append(urljoin(found[-1], step.redirect_location))
+    return found
+
+
+def _unencrypted(url: str) -> RefusedError:
+    return RefusedError(
+        f"{bare(url)} leads to an unencrypted address; use another registry, or have this one put right."
+    )
+
+
+def _place(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def bare(url: str) -> str:

@@ -7,16 +7,18 @@ one ended, and an upload of which it will say nothing begins anew.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelbake.errors import IntegrityError, MachineError, SourceUnreachableError
+from modelbake.errors import IntegrityError, MachineError, RefusedError, SourceUnreachableError
 from modelbake.files import write_atomically
 from modelbake.oci.blob import Blob, Slice
 from modelbake.oci.transport import NotFoundError
@@ -35,6 +37,27 @@ class Sessions:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @contextmanager
+    def alone(self, repository: Repository, digest: str) -> Iterator[bool]:
+        """Whether nobody else uploads the blob with a noted address: of two who do, each would send what the other did.
+
+        The kernel frees it when its holder dies.
+        """
+        with ExitStack() as stack:
+            mine = False
+            with suppress(OSError):
+                # An address may be all that a registry asks for.
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                path = self._path(repository, digest).with_suffix(".lock")
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it took it away; another may have made a new one by now.
+                mine = os.path.samestat(os.fstat(descriptor), path.stat())
+                if mine:
+                    stack.callback(path.unlink, missing_ok=True)
+            yield mine
 
     def get(self, repository: Repository, digest: str) -> str | None:
         """The address, if one was noted."""
@@ -59,24 +82,25 @@ class Sessions:
 def upload(repository: Repository, blob: Blob, progress: Progress) -> None:
     """Send the blob; IntegrityError where the registry finds that its bytes are not those of its digest."""
     digest, size = blob.descriptor.digest, blob.descriptor.size
-    sent = _Sent(repository, blob, progress)
-    try:
-        repository.patience().run(sent.go_on, sent.gained)
-    except SourceUnreachableError as error:
-        if "DIGEST_INVALID" in str(error):
-            repository.sessions.forget(repository, digest)
-            raise IntegrityError(
-                f"{repository} did not get the {size:,} bytes of {digest}; the file changed while it was sent, or something on the "
-                "way changes bytes. Push again."
-            ) from error
-        raise
-    repository.sessions.forget(repository, digest)
+    with repository.sessions.alone(repository, digest) as alone:
+        sent = _Sent(repository, blob, progress, alone)
+        try:
+            repository.patience().run(sent.go_on, sent.gained)
+        except SourceUnreachableError as error:
+            if "DIGEST_INVALID" in str(error):
+                sent.forget()
+                raise IntegrityError(
+                    f"{repository} did not get the {size:,} bytes of {digest}; the file changed while it was sent, or something on the "
+                    "way changes bytes. Push again."
+                ) from error
+            raise
+        sent.forget()
 
 
 class _Sent:
-    """An upload and how far it got, over several tries."""
+    """An upload and how far it got, over several tries. Its address is remembered for later processes where it is `alone`."""
 
-    def __init__(self, repository: Repository, blob: Blob, progress: Progress) -> None:
+    def __init__(self, repository: Repository, blob: Blob, progress: Progress, alone: bool) -> None:
         self._repository = repository
         self._blob = blob
         self._digest = blob.descriptor.digest
@@ -84,9 +108,15 @@ class _Sent:
         self._progress = progress
         self._shown = 0
         self._best = 0
-        self._url = repository.sessions.get(repository, self._digest)
+        self._alone = alone
+        self._url = repository.sessions.get(repository, self._digest) if alone else None
         self._at = 0
         self._was = 0
+
+    def forget(self) -> None:
+        """It came to an end."""
+        if self._alone:
+            self._repository.sessions.forget(self._repository, self._digest)
 
     def gained(self) -> bool:
         """Whether the try that failed got further than any before."""
@@ -119,7 +149,8 @@ class _Sent:
             return None
         try:
             response = self._repository.send("GET", self._url, (204,))
-        except NotFoundError:
+        except (NotFoundError, RefusedError):
+            # Forgotten, or from a time when this registry was spoken to unencrypted.
             return None
         except SourceUnreachableError as error:
             if type(error) is SourceUnreachableError:
@@ -146,7 +177,8 @@ class _Sent:
                 f"{self._repository} began an upload and did not say where; ask whoever runs it."
             )
         self._url = url
-        self._repository.sessions.note(self._repository, self._digest, url)
+        if self._alone:
+            self._repository.sessions.note(self._repository, self._digest, url)
         return url
 
     def _part(self, start: int, end: int) -> Iterator[bytes | Slice]:

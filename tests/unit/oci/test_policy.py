@@ -56,6 +56,7 @@ def test_the_first_rule_that_matches_counts(tmp_path: Path) -> None:
         f"r.example/models/minilm:1@sha256:{HEX}",
         "R.Example/models/minilm",
         "r.example:443/models/minilm:1",
+        "r.example:0443/models/minilm:1",
     ],
 )
 def test_no_way_to_write_a_reference_evades_its_rule(text: str) -> None:

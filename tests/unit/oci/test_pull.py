@@ -166,3 +166,72 @@ def test_an_image_without_bundles_is_no_bundle(store: Store, tmp_path: Path) -> 
         store.tag("empty", top)
     with pytest.raises(IntegrityError, match="holds no bundle"):
         look(store, store.resolve("empty"))
+
+
+def test_what_an_earlier_pull_left_under_a_layers_digest_is_not_taken_at_its_name(
+    store: Store, entry: BundleEntry, tmp_path: Path
+) -> None:
+    to = tmp_path / "models"
+    (to / GATHERING).mkdir(parents=True)
+    for ref, one in zip(entry.files, layers_of(store), strict=True):
+        # Such as another image's pull, which was cut, checked against that image's own manifest.
+        (to / GATHERING / one.hex).write_bytes(b"x" * ref.size)
+    moved = bring(store, to)
+    assert all(sha256_of(to / ref.path) == ref.sha256 for ref in entry.files)
+    assert moved.sent == moved.total
+
+
+def test_what_an_earlier_pull_left_whole_is_not_brought_again(store: Store, entry: BundleEntry, tmp_path: Path) -> None:
+    to = tmp_path / "models"
+    (to / GATHERING).mkdir(parents=True)
+    for ref, one in zip(entry.files, layers_of(store), strict=True):
+        (to / GATHERING / one.hex).write_bytes((tmp_path / "made" / ref.path).read_bytes())
+    assert bring(store, to).sent == 0
+    assert all(sha256_of(to / ref.path) == ref.sha256 for ref in entry.files)
+
+
+def test_one_layer_for_two_files_is_refused(store: Store, entry: BundleEntry, tmp_path: Path) -> None:
+    size = next(ref.size for ref in entry.files if ref.path == TOKENIZER)
+    other = f"{TOKENIZER[:-1]}m"
+    more = (*entry.files, replace(entry.files[0], path=other, size=size, sha256="0" * 64))
+    twice = replace(entry, files=more, digest=manifest.bundle_digest(more))
+    layers = layers_of(store)
+    same = next(one for one in layers if (one.annotations or {}).get("io.modelbake.path") == TOKENIZER)
+    layers.append(replace(same, annotations={"io.modelbake.path": other}))
+    image_of(store, "twice", twice, layers)
+    with pytest.raises(IntegrityError, match="one layer for two files"):
+        look(store, store.resolve("twice"))
+
+
+def test_a_pull_that_meets_another_writer_of_the_folder_ends_well(
+    store: Store, entry: BundleEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modelbake import install
+
+    to = tmp_path / "models"
+    bring(store, to)
+    (to / entry.files[0].path).unlink()
+
+    def met(models: Path, *more: object) -> None:
+        # Between the pull's look and its installing, a build took one file away and brought another.
+        (models / TOKENIZER).unlink()
+        (models / entry.files[0].path).write_bytes((tmp_path / "made" / entry.files[0].path).read_bytes())
+        install.place(models, *more)  # type: ignore[arg-type]
+        (models / TOKENIZER).unlink()
+
+    monkeypatch.setattr("modelbake.oci.pull.install", met)
+    bring(store, to)
+    monkeypatch.undo()
+    bring(store, to)
+    assert all(sha256_of(to / ref.path) == ref.sha256 for ref in entry.files)
+
+
+def test_the_working_folder_can_be_pulled_into(
+    store: Store, entry: BundleEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (found,) = look(store, store.resolve("fixed"))
+    pull(store, found, Wanted(), Path("."), Digests(tmp_path))
+    assert manifest.read(folder).bundle(entry.name) == entry

@@ -144,3 +144,10 @@ def test_another_target_takes_the_place_of_tag_and_digest() -> None:
 )
 def test_plain_http_is_for_this_machine_alone(host: str, loopback: bool) -> None:
     assert parse(f"{host}/a").is_loopback is loopback
+
+
+@pytest.mark.parametrize("text", ["store:minilm", "docker:runtime", "store:minilm@sha256:" + "0" * 64])
+def test_what_the_store_or_the_engine_is_meant_by_is_never_docker_hub_s(text: str) -> None:
+    with pytest.raises(UsageError, match="Docker Hub"):
+        parse(text)
+    assert parse(f"docker.io/library/{text}").host == "docker.io"

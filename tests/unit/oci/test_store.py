@@ -393,3 +393,13 @@ def test_gc_may_run_after_adding_failed(store: Store) -> None:
     with pytest.raises(KeyError), store.adding():
         raise KeyError
     assert gc_may_run(store)
+
+
+def test_a_digest_leads_to_its_own_document_whatever_the_index_says(store: Store, first: Image, second: Image) -> None:
+    first.put(store, "a")
+    second.put(store, "b")
+    index = store.folder / "index.json"
+    # As another tool may write it, or whoever made the layout.
+    index.write_bytes(index.read_bytes().replace(b'"a"', f'"{second.root.digest}"'.encode()))
+    assert store.resolve(second.root.digest).digest == second.root.digest
+    assert store.resolve(first.root.digest).digest == first.root.digest

@@ -153,11 +153,35 @@ def test_a_write_that_fails_in_the_middle_of_a_blob_leaves_nothing(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
-    with store.adding(), pytest.raises(MachineError, match="is full"):
-        store.add(first.blobs[0])
+    with store.adding():
+        # The layout is there by now.
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(MachineError, match="is full"):
+            store.add(first.blobs[0])
 
     assert (on_disk(store), left_over(store)) == (set(), [])
+
+
+def test_the_index_is_on_the_disk_before_it_takes_the_old_one_s_place(
+    store: Store, first: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    replaced: list[bool] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def told(source: str | Path, target: str | Path) -> None:
+        replaced.append(os.stat(source).st_ino in synced)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", told)
+    first.put(store, "a")
+    # Three blobs, the layout's two documents, and the index with the name.
+    assert replaced == [True] * 6
 
 
 def test_processes_that_add_the_same_blobs_at_once_all_succeed(tmp_path: Path) -> None:
