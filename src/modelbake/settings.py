@@ -14,6 +14,7 @@ from modelbake.errors import RefusedError, UsageError
 WeightsPolicy = Literal["auto", "pretrained", "sample"]
 WEIGHTS_POLICIES = ("auto", "pretrained", "sample")
 
+POLICY_NAME = "modelbake.policy.toml"
 PUBLIC_HUB = "https://huggingface.co"
 
 
@@ -38,6 +39,8 @@ class Settings:
     offline: bool = False
     # The local store of bundles and images, an OCI layout.
     store_dir: Path = Path("store")
+    # Whose signatures are asked for, if anybody's are.
+    policy: Path | None = None
     # Where docker keeps its credentials.
     docker_config: Path = Path(".docker")
     # By host, so that no other registry sees it.
@@ -73,6 +76,7 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         key_password=environ.get("COSIGN_PASSWORD"),
         locked=_switch(environ.get("MODELBAKE_LOCKED", "")),
         store_dir=Path(environ.get("MODELBAKE_STORE") or data_home / "modelbake" / "store"),
+        policy=_find_policy(root) or _find_policy(here.absolute()),
         docker_config=Path(environ.get("DOCKER_CONFIG") or home / ".docker"),
         registry_tokens=_tokens(environ.get("MODELBAKE_REGISTRY_TOKEN", "")),
     )
@@ -116,6 +120,13 @@ def _threads(text: str | None) -> int | None:
     if not text.isdecimal() or int(text) == 0:
         raise UsageError(f"MODELBAKE_THREADS={text!r} is no number of threads; set it to 1 or more, or leave it out.")
     return int(text)
+
+
+def _find_policy(here: Path) -> Path | None:
+    """The nearest one above, as git looks for its folder: a command in a subfolder is bound by it as well."""
+    found = (folder / POLICY_NAME for folder in (here, *here.parents))
+    # Also a link that leads nowhere: it must be an error, and not as if there were no policy.
+    return next((path for path in found if os.path.lexists(path)), None)
 
 
 def _find_root(here: Path) -> Path:

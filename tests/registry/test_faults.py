@@ -318,6 +318,8 @@ def test_a_registry_that_stays_away_and_comes_back_later(
 ) -> None:
     reference = f"{proxy.host}/models/random:1"
     if direction == "pull":
+        # Larger than what the proxy's sockets hold, or all of it has left the registry when it ends.
+        packed = client.bundle(sizes=(40_000_000, *SIZES[1:]))
         client.push(reference).succeeded()
         proxy.forget()
     order: dict[str, Any] = {"kind": "hold", "method": "GET"}

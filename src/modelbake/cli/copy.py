@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelbake.cli.oci import moved_line, plain_http_option
+from modelbake.cli.oci import check_signers, find_policies, moved_line, plain_http_option
 from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import UsageError
 from modelbake.output import out
@@ -18,7 +18,8 @@ from modelbake.output import out
 def command(source: str, target: str, plain_http: bool) -> None:
     """Copy the image or bundle FROM one place TO another: HOST/REPOSITORY:TAG or store:NAME, all platforms, the same digests.
 
-    Between repositories of one registry no bytes are sent.
+    Between repositories of one registry no bytes are sent. The project's modelbake.policy.toml, if it has one, says which keys must
+    have signed what is copied.
     """
     from modelbake.oci.locate import locate
     from modelbake.oci.transfer import copy
@@ -28,6 +29,7 @@ def command(source: str, target: str, plain_http: bool) -> None:
     if there.name.startswith("sha256:"):
         raise UsageError(f"{target} names a digest, which a copy cannot choose; give a tag.")
     root = here.resolve()
+    check_signers(here, root, find_policies(settings))
     moved = copy(here.place, root, there.place, [there.name])
     result = {"from": str(here), "to": str(there), "digest": root.digest, "sent": moved.sent, "size": moved.total}
     out.result(result, [str(there), f"  digest  {root.digest}", moved_line("sent", moved)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelbake.cli.oci import moved_line, plain_http_option
+from modelbake.cli.oci import check_signers, find_policies, moved_line, plain_http_option
 from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import UsageError
 from modelbake.output import out
@@ -110,7 +110,9 @@ class _Images:
 
         if not name.startswith(ENGINE):
             found = locate(name, self.settings, self.plain_http)
-            return found.place, found.resolve()
+            root = found.resolve()
+            check_signers(found, root, find_policies(self.settings))
+            return found.place, root
         image = name.removeprefix(ENGINE)
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="modelbake-graft-")))
         store = Saved(folder, image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from modelbake.bundle import Catalog
+from modelbake.cli.oci import plain_http_option
 from modelbake.cli.options import load_settings, models_dir_option, speaking
 from modelbake.output import out
 
@@ -20,13 +22,22 @@ _MOST_OPERATORS = 8
 @click.command("inspect")
 @click.argument("what")
 @models_dir_option
+@plain_http_option
 @speaking
-def command(what: str, models_dir: Path | None) -> None:
-    """Show all that is known of WHAT: a bundle's name, an ONNX file, or a models folder or its manifest."""
+def command(what: str, models_dir: Path | None, plain_http: bool) -> None:
+    """Show all that is known of WHAT: a bundle's name, an ONNX file, a models folder or its manifest, or an image or bundle
+    in a registry (HOST/REPOSITORY:TAG) or in the store (store:NAME)."""
     from modelbake.inspect import inspect_bundle, inspect_file, inspect_models
 
     path = Path(what)
-    if path.suffix == ".json" or (path.is_dir() and ("/" in what or what.startswith("."))):
+    if _is_reference(what) and not path.exists():
+        from modelbake.oci.locate import locate
+        from modelbake.oci.look import look_at
+
+        where = locate(what, load_settings(models_dir), plain_http)
+        image = look_at(where.place, where.resolve(), str(where))
+        out.result(image, _image(image))
+    elif path.suffix == ".json" or (path.is_dir() and ("/" in what or what.startswith("."))):
         found = inspect_models(path.parent if path.suffix == ".json" else path)
         out.result(found, (line for entry in found for line in (*_entry(entry), "")))
     elif path.suffix or "/" in what:
@@ -36,6 +47,24 @@ def command(what: str, models_dir: Path | None) -> None:
         settings = load_settings(models_dir)
         bundle = inspect_bundle(Catalog(settings.bundles_dir), settings.models_dir, what)
         out.result(bundle, _bundle(bundle, settings.models_dir))
+
+
+def _is_reference(what: str) -> bool:
+    return what.startswith("store:") or ("/" in what and re.search(r":[^/]+$", what) is not None)
+
+
+def _image(image: dict[str, Any]) -> Iterator[str]:
+    yield image["reference"]
+    yield f"  digest      {image['digest']}"
+    yield f"  size        {_size(image['size'])} in {len(image['layers'])} layers"
+    yield f"  platforms   {', '.join(image['platforms'])}"
+    for entry in image["bundles"]:
+        loud = "  *** RANDOM, for trying out, not for use ***" if entry["weights"] == "sample" else ""
+        yield f"  bundle      {entry['name']} {entry['version']}: {entry['weights']} weights, {entry['licence']}{loud}"
+        for artifact in entry["artifacts"]:
+            yield f"    artifact  {artifact['role']} {artifact['precision']} ({artifact['format']})"
+    for layer in image["layers"]:
+        yield f"  layer       {layer['digest']}  {_size(layer['size']):>9}  {layer['path'] or '-'}"
 
 
 def _bundle(facts: dict[str, Any], models_dir: Path) -> Iterator[str]:

@@ -12,7 +12,12 @@ from modelbake.errors import UsageError
 from modelbake.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelbake.oci.locate import Located
+    from modelbake.oci.model import Descriptor
     from modelbake.oci.pack import Packed
+    from modelbake.oci.policy import Policy
     from modelbake.oci.transfer import Moved
 
 platform_option: Callable[[Any], Any] = click.option(
@@ -50,3 +55,24 @@ def _platform(text: str) -> Any:
     if len(parts) not in (2, 3) or not all(parts):
         raise UsageError(f"{text!r} is no platform; write OS/ARCHITECTURE, like linux/arm64.")
     return Platform(parts[1], parts[0], parts[2] if len(parts) == 3 else None)
+
+
+def find_policies(settings: Settings, keys: tuple[Path, ...] = ()) -> list[Policy]:
+    """The project's policy and that of the command line's keys, where there are such."""
+    if not keys and settings.policy is None:
+        # Without loading what checks signatures, which takes as long as a pull that has nothing to do.
+        return []
+    from modelbake.oci import policy
+
+    found = [policy.read(settings.policy)] if settings.policy else []
+    return [*found, *([policy.of_keys(keys)] if keys else [])]
+
+
+def check_signers(where: Located, root: Descriptor, policies: list[Policy]) -> list[str]:
+    """The names of the keys that signed it; RefusedError where a policy wants others."""
+    if not policies:
+        return []
+    from modelbake.oci.policy import require
+
+    found = [one for policy in policies for one in require(where.place, root, where.reference, policy)]
+    return list(dict.fromkeys(one.key.name for one in found))

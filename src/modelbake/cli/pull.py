@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelbake.cli.oci import moved_line, plain_http_option
+from modelbake.cli.oci import check_signers, find_policies, moved_line, plain_http_option
 from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import RefusedError
 from modelbake.output import out
 from modelbake.settings import Settings
 
 if TYPE_CHECKING:
-    from modelbake.oci.locate import Located
-    from modelbake.oci.model import Descriptor
     from modelbake.oci.policy import Policy
 
 
@@ -76,7 +73,7 @@ def command(
     pinned = pins.read(lock_file) if lock_file else pins.Pins()
     if reference is None and not pinned.pulls:
         raise click.UsageError("Give REF, or a --lock that pins some.", context)
-    policies = _policies(settings, keys)
+    policies = find_policies(settings, keys)
     results = []
     for one in [reference] if reference else sorted(pinned.pulls):
         pin = pinned.pulls.get(one)
@@ -90,28 +87,6 @@ def command(
             pins.write(lock_file, pinned)
     lines = [line for result in results for line in result.pop("lines")]
     out.result(results[0] if reference else results, lines)
-
-
-def _policies(settings: Settings, keys: tuple[Path, ...]) -> list[Policy]:
-    """The project's policy and that of the command line, where there are such."""
-    # Also a link that leads nowhere: it must be an error, and not as if there were no policy.
-    if not keys and not os.path.lexists(settings.root / "modelbake.policy.toml"):
-        # Without loading what checks signatures, which takes as long as a pull that has nothing to do.
-        return []
-    from modelbake.oci import policy
-
-    found = policy.find(settings.root)
-    return [*([found] if found else []), *([policy.of_keys(keys)] if keys else [])]
-
-
-def _signers(where: Located, root: Descriptor, policies: list[Policy]) -> list[str]:
-    """The keys that signed it; RefusedError where a policy wants others."""
-    if not policies:
-        return []
-    from modelbake.oci.policy import require
-
-    found = [one for policy in policies for one in require(where.place, root, where.reference, policy)]
-    return list(dict.fromkeys(one.key.name for one in found))
 
 
 def _pull(
@@ -133,7 +108,7 @@ def _pull(
     root = where.place.resolve(pin) if pin else where.resolve()
     result: dict[str, Any] = {"reference": str(where), "digest": root.digest}
     lines = [str(where), f"  digest  {root.digest}"]
-    signers = _signers(where, root, policies)
+    signers = check_signers(where, root, policies)
     if signers:
         result["signed_by"] = signers
         lines.append(f"  signed  by {', '.join(signers)}")

@@ -22,7 +22,6 @@ from modelbake.oci.place import Place
 from modelbake.oci.reference import DOCKER_HUB, Reference
 from modelbake.oci.sign import Signature
 
-NAME = "modelbake.policy.toml"
 SCHEMA_VERSION = 1
 # What the local store is called in a policy's patterns.
 STORE = "store"
@@ -84,12 +83,6 @@ class Policy:
 def of_keys(paths: Sequence[Path]) -> Policy:
     """The policy of `--require-signature KEY`: each of these keys must have signed, whatever is pulled."""
     return Policy("--require-signature", (Rule("**", tuple(read_public(path) for path in paths)),))
-
-
-def find(folder: Path) -> Policy | None:
-    """The policy of the project in the folder, None where it has none."""
-    path = folder / NAME
-    return read(path) if path.exists() or path.is_symlink() else None
 
 
 def read(path: Path) -> Policy:

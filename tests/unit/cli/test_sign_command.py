@@ -10,6 +10,7 @@ import pytest
 
 from modelbake.cli.main import run
 from modelbake.oci import bom
+from modelbake.oci.store import Store
 from tests.unit import tiny
 from tests.unit.oci.trust import PASSWORD, store_with
 
@@ -60,6 +61,24 @@ def test_a_policy_is_verified_by_its_rules(folder: Path, capsys: pytest.CaptureF
     assert run(["sign", "store:a:1", "--key", "release.key"]) == 0
     assert run(["verify", "--policy", "p.toml", "store:a:1"]) == 0
     assert "release.pub" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["copy", "store:a:1", "store:c:1"], ["graft", "store:a:1", "store:b:1", "-t", "store:c:1"]]
+)
+def test_the_project_s_policy_holds_for_all_that_takes_images(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (folder / "modelbake.policy.toml").write_text(
+        'schema_version = 1\n[[rules]]\npattern = "store"\nkeys = ["release.pub"]\n'
+    )
+    code, error = answer(capsys, *words)
+    assert code == 8
+    assert "not signed" in error["error"]
+    assert "c:1" not in Store(folder / "store").names()
+    assert run(["sign", "store:a:1", "store:b:1", "--key", "release.key"]) == 0
+    # Small documents are no images, so a graft goes on to say that.
+    assert run(words) == (0 if words[0] == "copy" else 5)
 
 
 def test_what_cannot_be_found_signs_nothing(folder: Path) -> None:

@@ -10,6 +10,7 @@ from modelbake.errors import IntegrityError, MachineError, ModelbakeError, Refus
 from modelbake.oci import policy, sign
 from modelbake.oci.policy import Policy, Rule, require
 from modelbake.oci.reference import parse
+from modelbake.settings import POLICY_NAME, from_environment
 from tests.unit.oci.trust import key, store_with
 
 ALICE, BOB = key("alice"), key("bob")
@@ -20,7 +21,7 @@ def write(folder: Path, rules: str) -> Path:
     (folder / "keys").mkdir(exist_ok=True)
     for one in (ALICE, BOB):
         (folder / "keys" / f"{one.name}.pub").write_bytes(one.public.pem())
-    path = folder / policy.NAME
+    path = folder / POLICY_NAME
     path.write_text(f"schema_version = 1\n{rules}")
     return path
 
@@ -114,18 +115,21 @@ def test_keys_of_the_command_line_are_all_required_of_everything(tmp_path: Path)
     assert len(require(store, subject, None, found)) == 2
 
 
-def test_a_project_has_a_policy_or_none(tmp_path: Path) -> None:
-    assert policy.find(tmp_path) is None
-    write(tmp_path, rule("**", ALICE_S))
-    found = policy.find(tmp_path)
-    assert found is not None
-    assert found.rules[0].keys[0].fingerprint == ALICE.public.fingerprint
+def test_a_command_below_the_project_is_bound_by_its_policy_too(tmp_path: Path) -> None:
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    assert from_environment({}, below).policy is None
+    path = write(tmp_path, rule("**", ALICE_S))
+    assert from_environment({}, below).policy == from_environment({}, tmp_path).policy == path
+    assert from_environment({"MODELBAKE_ROOT": str(tmp_path)}, Path("/")).policy == path
 
 
 def test_a_policy_that_leads_nowhere_is_no_missing_policy(tmp_path: Path) -> None:
-    (tmp_path / policy.NAME).symlink_to(tmp_path / "gone")
+    (tmp_path / POLICY_NAME).symlink_to(tmp_path / "gone")
+    found = from_environment({}, tmp_path).policy
+    assert found is not None
     with pytest.raises(MachineError, match="cannot be read"):
-        policy.find(tmp_path)
+        policy.read(found)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from modelbake import manifest
+from modelbake.cli.main import run
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, UnknownNameError
 from modelbake.files import sha256_of
@@ -235,3 +237,17 @@ def test_the_working_folder_can_be_pulled_into(
     (found,) = look(store, store.resolve("fixed"))
     pull(store, found, Wanted(), Path("."), Digests(tmp_path))
     assert manifest.read(folder).bundle(entry.name) == entry
+
+
+def test_inspect_shows_bundles_artifacts_and_layers_without_bringing_them(
+    store: Store, entry: BundleEntry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODELBAKE_STORE", str(store.folder))
+    assert run(["inspect", "store:fixed", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["digest"] == store.resolve("fixed").digest
+    assert [bundle["name"] for bundle in found["bundles"]] == [entry.name]
+    assert {layer["path"] for layer in found["layers"]} == {ref.path for ref in entry.files} | {None}
+    assert run(["inspect", "store:fixed"]) == 0
+    assert entry.artifacts[0].precision in capsys.readouterr().out
+    assert run(["inspect", "store:none"]) == 3
