@@ -68,7 +68,7 @@ class Output:
             self._result_line(json.dumps(data, ensure_ascii=False))
         else:
             for line in lines:
-                self._result_line(line)
+                self._result_line(_plain(line))
 
     def progress(self, total: int | None, label: str, unit: str = "B") -> Progress:
         """A tqdm bar on a terminal; elsewhere, and with --quiet, nothing."""
@@ -82,6 +82,7 @@ class Output:
         return bar
 
     def _error_line(self, text: str) -> None:
+        text = _plain(text)
         # Only a bar that is shown has to be written around; the runtime's image has no tqdm at all.
         if "tqdm" in sys.modules and sys.stderr.isatty():
             from tqdm import tqdm
@@ -102,6 +103,14 @@ class Output:
 
 
 out = Output()
+
+# What a terminal would obey: text from registries, hubs and files is shown and must not move its cursor or set its title.
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def _plain(text: str) -> str:
+    """The text with U+FFFD for each control character but the ends of lines and tabs."""
+    return text.translate(_CONTROLS)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

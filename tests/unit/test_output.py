@@ -68,3 +68,12 @@ def test_a_table_has_columns_as_wide_as_their_widest_cell() -> None:
         "longer  22",
     ]
     assert table(["name"], []) == ["name", "----"]
+
+
+def test_what_a_terminal_would_obey_is_not_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    speaker = Output()
+    speaker.warn("tag \x1b]0;title\x07 and \x9b2J\r")
+    speaker.result(None, ["a\x1b[2Jb\tc"])
+    shown = capsys.readouterr()
+    assert shown.err == "WARNING: tag \ufffd]0;title\ufffd and \ufffd2J\ufffd\n"
+    assert shown.out == "a\ufffd[2Jb\tc\n"
