@@ -1,4 +1,4 @@
-"""What docs/consume.md shows, run as shown against a real registry; and what clusters would do with a bundle, done with Docker."""
+"""What docs/consume.md and docs/registry.md show, run against a real registry; and what clusters would do with a bundle, done with Docker."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from tests.images.engine import ROOT, SANDBOX, TAG, docker, image, must
 from tests.images.test_registry import SMALL, models_of
 from tests.registry.server import Registry
 
-PAGE = ROOT / "docs" / "consume.md"
-# What stands for a registry on the page.
+# In the order in which they are run.
+PAGES = (ROOT / "docs" / "consume.md", ROOT / "docs" / "registry.md")
+# What stands for a registry on the pages.
 SHOWN = "localhost:5000"
 
 
@@ -50,8 +51,9 @@ def work(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(registry: Registry, work: Path) -> dict[str, str]:
-    """All commands of the page, run in their order; what each block of them printed."""
-    found = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """All commands of the pages, run in their order; what each block of them printed."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    found = re.findall(r"^```(bash|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(found) >= 10
     environ = {
         **os.environ,
@@ -113,7 +115,7 @@ def test_the_lock_pins_the_digest_and_the_second_pull_moves_nothing(ran: dict[st
 
     (digest,) = pinned["pulls"].values()
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
-    assert re.findall(r"received +(\d+) of", output(ran, "--locked")) == ["0", "0"]
+    assert re.findall(r"received +(\d+) of", output(ran, "build/pulls.json --locked")) == ["0", "0"]
 
 
 def test_the_image_and_both_services_of_compose_answer_alike(ran: dict[str, str]) -> None:

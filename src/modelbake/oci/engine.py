@@ -45,6 +45,10 @@ _LOADED = re.compile(r"Loaded image ID: (sha256:[0-9a-f]{64})")
 _UNKNOWN = ("no such image", "reference does not exist", "not found")
 
 
+# More than stands behind a file in its layer.
+_TAIL_BYTES = 4096
+
+
 class Saved(Store):
     """A store in `folder` for what `save` brings of an image; messages call it by the image's name in the engine."""
 
@@ -55,6 +59,17 @@ class Saved(Store):
     def __str__(self) -> str:
         return f"docker:{self._image}"
 
+    def part(self, descriptor: Descriptor, offset: int, count: int) -> bytes:
+        """The blob's bytes from `offset` on, at most `count`; of one whose ends alone were kept, none of what is between them."""
+        if self.has(descriptor):
+            return super().part(descriptor, offset, count)
+        ends = self.path(descriptor).read_bytes()
+        head, tail = ends[:HEAD_BYTES], ends[HEAD_BYTES:]
+        if offset < len(head):
+            return head[offset : offset + count]
+        start = offset - (descriptor.size - len(tail))
+        return tail[start : start + count] if start >= 0 else b""
+
 
 class MissingLayerError(MachineError):
     """The engine wants layers again of which only the first bytes were read from it."""
@@ -63,7 +78,7 @@ class MissingLayerError(MachineError):
 def save(image: str, store: Store, heads: bool = False) -> Descriptor:
     """Bring the engine's image into `store`, within its `adding`, and return what it is: an image manifest or an index.
 
-    heads: of large blobs only the first bytes, into a store that is made for looking at the image and thrown away.
+    heads: of large blobs only both ends, into a store that is made for looking at the image and thrown away.
 
     The engine has no way to give one blob, so all are read. Platforms that it does not hold are left out. UnknownNameError where
     it has no such image, MachineError where it does not answer.
@@ -215,7 +230,10 @@ def _held() -> set[str]:
 
 def _keep(store: Store, descriptor: Descriptor, file: IO[bytes], heads: bool) -> None:
     if heads and descriptor.size > MOST_MANIFEST_BYTES:
-        store.path(descriptor).write_bytes(file.read(HEAD_BYTES))
+        head, tail = file.read(HEAD_BYTES), b""
+        while chunk := file.read(CHUNK):
+            tail = (tail + chunk)[-_TAIL_BYTES:]
+        store.path(descriptor).write_bytes(head + tail)
     else:
         store.add(_Streamed(descriptor, (), file))
 
