@@ -1,4 +1,4 @@
-"""What docs/consume.md and docs/registry.md show, run against a real registry; and what clusters would do with a bundle, done with Docker."""
+"""What docs/consume.md and docs/registry.md show, run as shown; and what clusters would do with a bundle, done with Docker."""
 
 from __future__ import annotations
 
