@@ -1,4 +1,4 @@
-"""What docs/consume.md and docs/registry.md show, run as shown; and what clusters would do with a bundle, done with Docker."""
+"""What the pages of the registry show, run as shown; and what clusters would do with a bundle, done with Docker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.images.test_registry import SMALL, models_of
 from tests.registry.server import Registry
 
 # In the order in which they are run.
-PAGES = (ROOT / "docs" / "consume.md", ROOT / "docs" / "registry.md")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("consume", "registry", "trust"))
 # What stands for a registry on the pages.
 SHOWN = "localhost:5000"
 
