@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from modelbake.errors import MachineError
 from modelbake.manifest import FileRef
@@ -52,12 +53,19 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def write_atomically(target: Path, data: bytes) -> None:
     """`target` with these bytes, by one rename; MachineError where the disk does not take them."""
+    with writing_atomically(target) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing_atomically(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which becomes `target` by one rename at the end, and is gone after an error; MachineError as above."""
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                yield file
                 # A rename may reach the disk before the bytes do.
                 file.flush()
                 os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from modelbake.settings import Settings
 
 if TYPE_CHECKING:
     from modelbake.oci.graft import Grafted, Source
+    from modelbake.oci.policy import Policy
     from modelbake.oci.transfer import Moved
 
 ENGINE = "docker:"
@@ -46,12 +47,13 @@ def command(runtime: str, bundles: tuple[str, ...], image: str, replace: tuple[s
     from modelbake.oci.locate import locate
 
     settings = load_settings()
+    policies = find_policies(settings)
     if image.startswith(ENGINE):
         name = image.removeprefix(ENGINE)
 
         def into_engine(heads: bool) -> tuple[Grafted, Moved]:
             with ExitStack() as stack:
-                images = _Images(settings, plain_http, stack, heads)
+                images = _Images(settings, policies, plain_http, stack, heads)
                 # The bundles first: a name that does not exist is found before the engine has to give all of the runtime.
                 parts = [images.find(bundle) for bundle in bundles]
                 grafted = plan(images.find(runtime), parts, replace)
@@ -67,7 +69,7 @@ def command(runtime: str, bundles: tuple[str, ...], image: str, replace: tuple[s
         if to.name.startswith("sha256:"):
             raise UsageError(f"{image} names a digest, which is not known before; give the new image a tag.")
         with ExitStack() as stack:
-            images = _Images(settings, plain_http, stack, heads=False)
+            images = _Images(settings, policies, plain_http, stack, heads=False)
             parts = [images.find(bundle) for bundle in bundles]
             grafted, moved = graft(images.find(runtime), parts, to.place, to.name, replace)
     platforms = [f"{one.platform.os}/{one.platform.architecture}" for one in grafted.manifests if one.platform]
@@ -98,6 +100,7 @@ class _Images:
     """
 
     settings: Settings
+    policies: list[Policy]
     plain_http: bool
     stack: ExitStack
     heads: bool
@@ -111,7 +114,7 @@ class _Images:
         if not name.startswith(ENGINE):
             found = locate(name, self.settings, self.plain_http)
             root = found.resolve()
-            check_signers(found, root, find_policies(self.settings))
+            check_signers(found, root, self.policies)
             return found.place, root
         image = name.removeprefix(ENGINE)
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="modelbake-graft-")))

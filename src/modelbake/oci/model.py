@@ -25,6 +25,7 @@ DOCKER_LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
 
 MANIFESTS = (IMAGE_MANIFEST, DOCKER_MANIFEST)
 INDEXES = (IMAGE_INDEX, DOCKER_INDEX)
+DOCUMENTS = (*MANIFESTS, *INDEXES)
 
 REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -65,6 +66,11 @@ class Descriptor(_Document, frozen=True):
     @property
     def hex(self) -> str:
         return self.digest.partition(":")[2]
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it names a manifest or an index, which registries keep apart from blobs."""
+        return self.media_type in DOCUMENTS
 
     def bare(self) -> Descriptor:
         """The descriptor without annotations and platform: what it names, and no more."""

@@ -152,8 +152,7 @@ def pull(where: Place, found: Found, wanted: Wanted, models: Path, digests: Dige
             if lacking:
                 gathering.mkdir(exist_ok=True)
             with bar(size, f"from {where}") as progress:
-                stops = [where.stop] if isinstance(where, Repository) else []
-                at_once(lacking, lambda ref: gather(ref, progress), stops)
+                at_once(lacking, lambda ref: gather(ref, progress), where)
             install(models, entry, holds, bring)
             digests.note({models / ref.path: ("", ref.sha256, hashed[ref.path]) for ref in brought})
             shutil.rmtree(gathering, ignore_errors=True)

@@ -18,8 +18,8 @@ from modelbake.oci.blob import Blob, Slice
 from modelbake.oci.known import Known
 from modelbake.oci.model import (
     DIGEST,
+    DOCUMENTS,
     INDEXES,
-    MANIFESTS,
     MOST_MANIFEST_BYTES,
     Descriptor,
     ImageIndex,
@@ -32,7 +32,6 @@ from modelbake.oci.upload import Sessions, upload
 from modelbake.output import NO_PROGRESS, Progress
 from modelbake.patience import CancelledDownloadError, Patience, TransientError
 
-_DOCUMENTS = (*MANIFESTS, *INDEXES)
 # A try that brought something starts the count again.
 _FRUITLESS_TRIES = 5
 
@@ -68,7 +67,7 @@ class Repository:
         self.reference = reference
         self.transport = transport
         self.stop = stop or threading.Event()
-        self._sessions = sessions
+        self.sessions = sessions
         self._known = known
         self._path = f"/v2/{reference.repository}"
         # Documents that were read or written: small, asked for several times, and their bytes cannot change.
@@ -105,7 +104,7 @@ class Repository:
             raise IntegrityError(
                 f"{self}: {descriptor.digest} has {descriptor.size:,} bytes, more than a manifest may have; it is not read."
             )
-        if descriptor.media_type in _DOCUMENTS:
+        if descriptor.is_document:
             data, _ = self._document(descriptor.digest)
         else:
             data = self._patiently(lambda: self._small(self._blob_url(descriptor), {}))[0]
@@ -136,10 +135,10 @@ class Repository:
 
     def has(self, descriptor: Descriptor) -> bool:
         """Whether the registry says that it has the blob or document, of that size."""
-        url = self._document_url(descriptor.digest) if self._is_document(descriptor) else self._blob_url(descriptor)
+        url = self._document_url(descriptor.digest) if descriptor.is_document else self._blob_url(descriptor)
 
         def ask() -> bool:
-            headers = {"accept": ", ".join(_DOCUMENTS)} if self._is_document(descriptor) else {}
+            headers = {"accept": ", ".join(DOCUMENTS)} if descriptor.is_document else {}
             response = self.transport.request("HEAD", url, self._reading, headers=headers, accept=(200, 404))
             response.close()
             length = response.headers.get("content-length")
@@ -181,17 +180,17 @@ class Repository:
         """
         descriptor = blob.descriptor
         there = self.has(descriptor)
-        if not there and not self._is_document(descriptor):
+        if not there and not descriptor.is_document:
             others = dict.fromkeys((*near, *self._known.repositories(self.reference.host, descriptor.digest)))
             others.pop(self.reference.repository, None)
             there = any(self._mount(descriptor, other) for other in others)
         if there:
             progress.update(descriptor.size)
-        elif self._is_document(descriptor):
+        elif descriptor.is_document:
             self._put_document(descriptor.digest, descriptor, b"".join(blob.chunks()))
         else:
             upload(self, blob, progress)
-        if not self._is_document(descriptor):
+        if not descriptor.is_document:
             self._known.note(self.reference.host, self.reference.repository, descriptor.digest)
         return not there
 
@@ -249,10 +248,6 @@ class Repository:
         """Where uploads begin."""
         return self.transport.url(f"{self._path}/blobs/uploads/{'?' + urlencode(query) if query else ''}")
 
-    @property
-    def sessions(self) -> Sessions:
-        return self._sessions
-
     def _mount(self, descriptor: Descriptor, source: str) -> bool:
         url = self.upload_url({"mount": descriptor.digest, "from": source})
         scope = f"{self._writing} repository:{source}:pull"
@@ -276,7 +271,7 @@ class Repository:
 
     def _document(self, name: str) -> tuple[bytes, str]:
         try:
-            return self._patiently(lambda: self._small(self._document_url(name), {"accept": ", ".join(_DOCUMENTS)}))
+            return self._patiently(lambda: self._small(self._document_url(name), {"accept": ", ".join(DOCUMENTS)}))
         except NotFoundError as error:
             raise UnknownNameError(
                 f"{self} has no {name} ({error}); `modelbake tags {self}` lists its tags."
@@ -305,9 +300,6 @@ class Repository:
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         return self.patience().run(attempt)
-
-    def _is_document(self, descriptor: Descriptor) -> bool:
-        return descriptor.media_type in _DOCUMENTS
 
     def _document_url(self, name: str) -> str:
         return self.transport.url(f"{self._path}/manifests/{name}")

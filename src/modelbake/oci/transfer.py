@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from modelbake.oci.blob import Blob, Slice, of_bytes
 from modelbake.oci.download import download
-from modelbake.oci.model import INDEXES, MANIFESTS, Descriptor
+from modelbake.oci.model import Descriptor
 from modelbake.oci.place import Place, reachable
 from modelbake.oci.repository import Repository
 from modelbake.oci.sink import FileSink
@@ -47,33 +48,31 @@ def copy(source: Place, root: Descriptor, target: Place, names: Iterable[str] = 
     return moved
 
 
-def move(source: Place, descriptors: list[Descriptor], target: Place) -> Moved:
+def move(source: Place, descriptors: Iterable[Descriptor], target: Place) -> Moved:
     """These blobs and documents, the documents last and in their order; within the target's `adding`."""
-    documents = [one for one in descriptors if _is_document(one)]
-    blobs = [one for one in descriptors if not _is_document(one)]
-    size = sum(one.size for one in descriptors)
-    with bar(size, f"to {target}") as progress:
-        sent = at_once(blobs, lambda one: _move(source, one, target, progress), _stops(source, target))
-        flags = [*sent, *(_move(source, one, target, progress) for one in documents)]
-    moved = [one for one, flag in zip([*blobs, *documents], flags, strict=True) if flag]
-    return Moved(sum(one.size for one in moved), len(moved), size, len(descriptors))
+    jobs = [(one, partial(_move, source, one, target)) for one in descriptors]
+    return _transfer(jobs, target, source)
 
 
 def send(blobs: Iterable[Blob], target: Place) -> Moved:
     """Blobs and documents of this machine to `target`, the documents last and in their order; within its `adding`."""
-    blobs = list(blobs)
-    plain = [blob for blob in blobs if not _is_document(blob.descriptor)]
-    documents = [blob for blob in blobs if _is_document(blob.descriptor)]
-    size = sum(blob.descriptor.size for blob in blobs)
+    return _transfer([(blob.descriptor, partial(target.add, blob)) for blob in blobs], target)
+
+
+def _transfer(jobs: Sequence[tuple[Descriptor, Callable[[Progress], bool]]], target: Place, *sources: Place) -> Moved:
+    """Each job moves what it names and tells whether bytes were sent; those of blobs several at a time, then the documents'."""
+    blobs = [job for job in jobs if not job[0].is_document]
+    documents = [job for job in jobs if job[0].is_document]
+    size = sum(one.size for one, _ in jobs)
     with bar(size, f"to {target}") as progress:
-        sent = at_once(plain, lambda blob: target.add(blob, progress), _stops(target))
-        flags = [*sent, *(target.add(blob, progress) for blob in documents)]
-    moved = [blob.descriptor for blob, flag in zip([*plain, *documents], flags, strict=True) if flag]
-    return Moved(sum(one.size for one in moved), len(moved), size, len(blobs))
+        flags = at_once(blobs, lambda job: job[1](progress), target, *sources)
+        flags += [work(progress) for _, work in documents]
+    sent = [one for (one, _), flag in zip([*blobs, *documents], flags, strict=True) if flag]
+    return Moved(sum(one.size for one in sent), len(sent), size, len(jobs))
 
 
-def at_once(items: list[T], work: Callable[[T], bool], stops: list[threading.Event]) -> list[bool]:
-    """`work` of each, several at a time; the first error ends the others (by `stops`) and is raised."""
+def at_once(items: Sequence[T], work: Callable[[T], bool], *places: Place) -> list[bool]:
+    """`work` of each, several at a time; the first error ends the others at `places` and is raised."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
@@ -82,8 +81,9 @@ def at_once(items: list[T], work: Callable[[T], bool], stops: list[threading.Eve
             if failed is not None:
                 failed.result()
         except BaseException:
-            for event in stops:
-                event.set()
+            for place in places:
+                if isinstance(place, Repository):
+                    place.stop.set()
             for future in futures:
                 future.cancel()
             raise
@@ -115,23 +115,23 @@ class _Locked:
 
 def _move(source: Place, descriptor: Descriptor, target: Place, progress: Progress) -> bool:
     """Whether anything of the blob or document had to be sent."""
-    if not _is_document(descriptor) and isinstance(source, Repository):
+    if not descriptor.is_document and isinstance(source, Repository):
         if isinstance(target, Store):
             return _download(source, descriptor, target, progress)
         if isinstance(target, Repository):
             near = (source.reference.repository,) if source.reference.host == target.reference.host else ()
             return target.add(_Remote(descriptor, (), source), progress, near)
-    blob = of_bytes(source.read(descriptor), descriptor) if _is_document(descriptor) else source.blob(descriptor)
+    blob = of_bytes(source.read(descriptor), descriptor) if descriptor.is_document else source.blob(descriptor)
     assert blob is not None
     return target.add(blob, progress)
 
 
 def _download(source: Repository, descriptor: Descriptor, store: Store, progress: Progress) -> bool:
     if not store.has(descriptor):
-        with store.partially(descriptor) as partial:
+        with store.partially(descriptor) as gathering:
             # Whoever held it before may have brought all of it.
             if not store.has(descriptor):
-                with FileSink(partial, descriptor) as sink:
+                with FileSink(gathering, descriptor) as sink:
                     download(source, descriptor, sink, progress)
                 store.keep(descriptor)
                 return True
@@ -147,11 +147,3 @@ class _Remote(Blob):
 
     def slices(self, offset: int = 0) -> Iterator[bytes | Slice]:
         return self.source.chunks(self.descriptor, offset)
-
-
-def _stops(*places: Place) -> list[threading.Event]:
-    return [place.stop for place in places if isinstance(place, Repository)]
-
-
-def _is_document(descriptor: Descriptor) -> bool:
-    return descriptor.media_type in (*MANIFESTS, *INDEXES)

@@ -110,7 +110,6 @@ class _Sent:
         self._best = 0
         self._alone = alone
         self._url = repository.sessions.get(repository, self._digest) if alone else None
-        self._at = 0
         self._was = 0
 
     def forget(self) -> None:

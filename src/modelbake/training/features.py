@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelbake.errors import IntegrityError, SourceUnreachableError, UsageError
-from modelbake.files import disk_errors
+from modelbake.files import writing_atomically
 from modelbake.output import out
 from modelbake.runtime.boundary import frame_times
 
@@ -67,30 +65,16 @@ def write_rows(
     the i-th (from 0) shows the time i / `frames_per_second`. The nearest frame to each of runtime.boundary.frame_times is
     taken; times past the last frame count as the last. IntegrityError where a video has no frames.
     """
-    with disk_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        try:
-            with (
-                os.fdopen(descriptor, "wb") as file,
-                closing(out.progress(len(proposals), "embedding", "row")) as progress,
-            ):
-                file.write(b'{"schema_version":1,"feature_dimension":512,"rows":[')
-                separator = b"\n"
-                for first in range(0, len(proposals), GROUP):
-                    group = proposals[first : first + GROUP]
-                    for row in _rows(group, frames, frames_per_second, embed_texts, embed_images):
-                        file.write(separator + msgspec.json.encode(row))
-                        separator = b",\n"
-                    progress.update(len(group))
-                file.write(b"\n]}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    with writing_atomically(target) as file, closing(out.progress(len(proposals), "embedding", "row")) as progress:
+        file.write(b'{"schema_version":1,"feature_dimension":512,"rows":[')
+        separator = b"\n"
+        for first in range(0, len(proposals), GROUP):
+            group = proposals[first : first + GROUP]
+            for row in _rows(group, frames, frames_per_second, embed_texts, embed_images):
+                file.write(separator + msgspec.json.encode(row))
+                separator = b",\n"
+            progress.update(len(group))
+        file.write(b"\n]}\n")
     return len(proposals)
 
 
