@@ -179,3 +179,29 @@ def test_a_policy_that_leads_nowhere_refuses_a_pull(reference: str, answer: Answ
     code, said = answer("pull", reference)
     assert (code, "modelbake.policy.toml" in said["error"]) == (7, True)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_copy_is_as_trustworthy_as_what_was_copied(
+    reference: str, registry: Registry, answer: Answer, tmp_path: Path
+) -> None:
+    assert run(["sign", reference, "--key", "release.key"]) == 0
+    copied = f"{registry.host}/elsewhere/{NAME}:2"
+    assert run(["copy", reference, copied]) == 0
+    assert verified_by_cosign("release.pub", copied)
+    assert run(["pull", copied, "--to", "pulled", "--require-signature", "release.pub"]) == 0
+    # Through the store, without the place that it came from.
+    assert run(["pull", reference]) == 0
+    third = f"{registry.host}/third/{NAME}:3"
+    assert run(["copy", f"store:{reference}", third]) == 0
+    for name in (copied, f"store:{reference}", third):
+        code, [found] = answer("verify", "--key", "release.pub", name)
+        assert (code, len(found["signatures"])) == (0, 1)
+    for name in (copied, third):
+        listed = subprocess.run(
+            [tool("oras"), "discover", "--plain-http", "--format", "json", name],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert bom.MEDIA_TYPE in listed.stdout
+        assert f"{name.rpartition(':')[2]}-modelpack" in answer("tags", name.rpartition(":")[0])[1]["tags"]

@@ -16,13 +16,14 @@ from modelbake.output import out
 @plain_http_option
 @speaking
 def command(source: str, target: str, plain_http: bool) -> None:
-    """Copy the image or bundle FROM one place TO another: HOST/REPOSITORY:TAG or store:NAME, all platforms, the same digests.
+    """Copy the image or bundle FROM one place TO another: HOST/REPOSITORY:TAG or store:NAME, all platforms, the same digests,
+    with its signatures, what is attached to it (a bill of materials, say), and the ModelPack manifest beside it.
 
     Between repositories of one registry no bytes are sent. The project's modelbake.policy.toml, if it has one, says which keys must
     have signed what is copied.
     """
+    from modelbake.oci.companions import copy
     from modelbake.oci.locate import locate
-    from modelbake.oci.transfer import copy
 
     settings = load_settings()
     here, there = locate(source, settings, plain_http), locate(target, settings, plain_http)
@@ -30,6 +31,6 @@ def command(source: str, target: str, plain_http: bool) -> None:
         raise UsageError(f"{target} names a digest, which a copy cannot choose; give a tag.")
     root = here.resolve()
     check_signers(here, root, find_policies(settings))
-    moved = copy(here.place, root, there.place, [there.name])
+    moved = copy(here.place, root, there.place, [there.name], here.name)
     result = {"from": str(here), "to": str(there), "digest": root.digest, "sent": moved.sent, "size": moved.total}
     out.result(result, [str(there), f"  digest  {root.digest}", moved_line("sent", moved)])

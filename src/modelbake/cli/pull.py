@@ -102,7 +102,7 @@ def _pull(
     from modelbake.oci import pull
     from modelbake.oci.locate import locate
     from modelbake.oci.store import Store
-    from modelbake.oci.transfer import Moved, copy
+    from modelbake.oci.transfer import Moved
 
     where = locate(reference, settings, plain_http)
     root = where.place.resolve(pin) if pin else where.resolve()
@@ -113,7 +113,9 @@ def _pull(
         result["signed_by"] = signers
         lines.append(f"  signed  by {', '.join(signers)}")
     if folder is None:
-        moved = copy(where.place, root, Store(settings.store_dir), [str(where)])
+        from modelbake.oci.companions import copy
+
+        moved = copy(where.place, root, Store(settings.store_dir), [str(where)], where.name)
         result["to"] = f"store:{where}"
     else:
         moved = Moved(0, 0, 0, 0)

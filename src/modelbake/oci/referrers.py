@@ -6,7 +6,6 @@ artifact usage". A store, and a registry without the API, keep an index of them 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -32,7 +31,6 @@ from modelbake.oci.store import Store
 from modelbake.oci.update import current, update
 
 _EMPTY = b"{}"
-_COMPANION = re.compile(r"sha256-(?P<hex>[0-9a-f]{64})(?:\.sig)?")
 
 
 @runtime_checkable
@@ -48,12 +46,6 @@ def referrers_name(digest: str) -> str:
     return digest.replace(":", "-")
 
 
-def companions(place: Place, digest: str) -> dict[str, Descriptor]:
-    """The names that belong to the digest and what they lead to: its signatures and its referrers. What copies it copies these."""
-    names = (signature_name(digest), referrers_name(digest))
-    return {name: found for name in names if (found := current(place, name)) is not None}
-
-
 def belonging(store: Store, names: Iterable[str]) -> list[str]:
     """The names (or digests), and what would be of no use without them and keep bytes in the store: the ModelPack manifest beside
     each, and the signatures and referrers of what no other name leads to. UnknownNameError where one leads nowhere."""
@@ -67,12 +59,6 @@ def belonging(store: Store, names: Iterable[str]) -> list[str]:
     mine = {signature_name(digest) for digest in found.values() if digest not in kept}
     mine |= {referrers_name(digest) for digest in found.values() if digest not in kept}
     return sorted({*found, *(mine & known.keys())})
-
-
-def companion_of(name: str) -> str | None:
-    """The digest that the name belongs to, None where it is the name of an image or bundle."""
-    found = _COMPANION.fullmatch(name)
-    return f"sha256:{found['hex']}" if found else None
 
 
 def referrers(place: Place, digest: str, artifact_type: str | None = None) -> tuple[Descriptor, ...]:
@@ -109,29 +95,35 @@ def attach(
     )
     bare = descriptor_of(manifest, IMAGE_MANIFEST)
     listed = descriptor_of(manifest, IMAGE_MANIFEST, artifact_type=artifact_type, annotations=said)
-    name = referrers_name(subject.digest)
-
-    def change(before: Descriptor | None) -> Sequence[Blob]:
-        there = _index(place, before, name)
-        if any(one.digest == listed.digest for one in there.manifests):
-            return ()
-        if len(there.manifests) >= MOST_LAYERS:
-            raise RefusedError(
-                f"{place}: {len(there.manifests)} documents refer to {subject.digest}; remove the tag {name}."
-            )
-        data = encode(
-            ImageIndex(2, (*there.manifests, listed), IMAGE_INDEX, annotations=there.annotations),
-        )
-        return (of_bytes(data, descriptor_of(data, IMAGE_INDEX)),)
-
     with place.adding():
         place.add(of_bytes(_EMPTY, empty))
         place.add(blob)
         place.add(of_bytes(manifest, bare))
-        # A place with the API reads the subject out of the manifest and needs nothing more.
-        if not isinstance(place, ListsReferrers) or place.referrers(subject.digest) is None:
-            update(place, name, change)
+        enlist(place, subject.digest, listed)
     return listed
+
+
+def enlist(place: Place, digest: str, referrer: Descriptor) -> None:
+    """Let a manifest that is there, whose subject is the digest, be found as its referrer; its descriptor bears type and annotations.
+
+    A place with the API read the subject out of the manifest and needs nothing more.
+    """
+    if isinstance(place, ListsReferrers) and place.referrers(digest) is not None:
+        return
+    name = referrers_name(digest)
+
+    def change(before: Descriptor | None) -> Sequence[Blob]:
+        there = _index(place, before, name)
+        if any(one.digest == referrer.digest for one in there.manifests):
+            return ()
+        if len(there.manifests) >= MOST_LAYERS:
+            raise RefusedError(f"{place}: {len(there.manifests)} documents refer to {digest}; remove the tag {name}.")
+        data = encode(
+            ImageIndex(2, (*there.manifests, referrer), IMAGE_INDEX, annotations=there.annotations),
+        )
+        return (of_bytes(data, descriptor_of(data, IMAGE_INDEX)),)
+
+    update(place, name, change)
 
 
 def _index(place: Place, descriptor: Descriptor | None, name: str) -> ImageIndex:

@@ -111,6 +111,32 @@ def sign(
     return update(place, name, change)
 
 
+def carry(source: Place, digest: str, target: Place) -> None:
+    """The digest's signatures in `source` to those that it has in `target`; none of them is verified by that.
+
+    IntegrityError where what either place holds under their name is none of signatures.
+    """
+    name = signature_name(digest)
+    here = current(source, name)
+    if here is None:
+        return
+    listed = _manifest(source, here, name)
+    small = [one for one in listed.layers if one.size <= MOST_PAYLOAD_BYTES]
+
+    def change(before: Descriptor | None) -> Sequence[Blob]:
+        if before == here:
+            return ()
+        there = _manifest(target, before, name) if before else None
+        known = there.layers if there else ()
+        more = [one for one in small if one not in known][: MOST_SIGNATURES - len(known)]
+        payloads = [_read(source, one) for one in more]
+        if there is None and len(more) == len(listed.layers):
+            return (*payloads, _read(source, listed.config), _read(source, here))
+        return (*payloads, *_documents((*known, *more), there)) if more else ()
+
+    update(target, name, change)
+
+
 def verify(
     place: Place, subject: Descriptor, keys: Sequence[PublicKey], needed: int | None = None
 ) -> tuple[Signature, ...]:
@@ -201,6 +227,10 @@ def _manifest(place: Place, descriptor: Descriptor, name: str) -> ImageManifest:
         raise IntegrityError(
             f"{where} is damaged ({error}); sign again, or copy it again from where it is whole."
         ) from error
+
+
+def _read(place: Place, descriptor: Descriptor) -> Blob:
+    return of_bytes(place.read(descriptor.bare()), descriptor.bare())
 
 
 def _documents(layers: tuple[Descriptor, ...], there: ImageManifest | None) -> tuple[Blob, Blob]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from modelbake.oci.blob import Blob, Slice, of_bytes
 from modelbake.oci.download import download
 from modelbake.oci.model import Descriptor
-from modelbake.oci.place import Place, reachable
+from modelbake.oci.place import Place
 from modelbake.oci.repository import Repository
 from modelbake.oci.sink import FileSink
 from modelbake.oci.store import Store
@@ -35,21 +35,11 @@ class Moved:
     total_blobs: int
 
 
-def copy(source: Place, root: Descriptor, target: Place, names: Iterable[str] = ()) -> Moved:
-    """`root` and all that it needs from `source` to `target`, where `names` then lead to it.
-
-    Between repositories of one registry nothing is sent: its blobs are mounted. What names others comes after them, so that the
-    target holds nothing at any moment whose parts it lacks.
-    """
-    with target.adding():
-        moved = move(source, list(reachable(source, root)), target)
-        for name in names:
-            target.tag(name, root)
-    return moved
-
-
 def move(source: Place, descriptors: Iterable[Descriptor], target: Place) -> Moved:
-    """These blobs and documents, the documents last and in their order; within the target's `adding`."""
+    """These blobs and documents, the documents last and in their order; within the target's `adding`.
+
+    What names others is to come after them, as `reachable` gives them, so that the target holds nothing whose parts it lacks.
+    """
     jobs = [(one, partial(_move, source, one, target)) for one in descriptors]
     return _transfer(jobs, target, source)
 

@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlencode, urljoin, urlsplit
@@ -91,13 +92,17 @@ class Transport:
         self._tokens: dict[str, str] = {}
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
-        context = ssl.create_default_context(cafile=str(ca_bundle) if ca_bundle else None)
-        self._context = context
+        self._ca_bundle = ca_bundle
         self._proxy = proxy
         self._pools: dict[str | None, urllib3.PoolManager] = {}
         self._plain = plain_http or reference.is_loopback
         self._forced_plain = plain_http
         self._base: str | None = None
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        # Reading all certificates takes longer than a pull that has nothing to do from a registry without TLS.
+        return ssl.create_default_context(cafile=str(self._ca_bundle) if self._ca_bundle else None)
 
     def url(self, path: str) -> str:
         """The address of `path`, such as `/v2/`, at the registry."""
@@ -183,7 +188,6 @@ class Transport:
                     "num_pools": 4,
                     "maxsize": CONNECTIONS,
                     "block": False,
-                    "ssl_context": self._context,
                     "timeout": _TIMEOUT,
                     "blocksize": 1 << 17,
                 }
@@ -195,9 +199,12 @@ class Transport:
                     pools = urllib3.ProxyManager(plain, proxy_headers=headers, **options)  # type: ignore[arg-type]
                 else:
                     pools = urllib3.PoolManager(**options)  # type: ignore[arg-type]
-                pools.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+                pools.pool_classes_by_scheme = {"http": _Pool, "https": self._secure_pool}  # type: ignore[dict-item]
                 self._pools[proxy] = pools
             return self._pools[proxy]
+
+    def _secure_pool(self, host: str, port: int, **options: Any) -> _SecurePool:
+        return _SecurePool(host, port, **options, ssl_context=self._context)
 
     def _origin(self) -> str:
         if self._base is None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from modelbake.errors import IntegrityError
-from modelbake.oci import referrers, sign
+from modelbake.oci import referrers
 from modelbake.oci.blob import of_bytes
 from modelbake.oci.model import IMAGE_MANIFEST, Descriptor, ImageIndex, ImageManifest, decode, descriptor_of
-from modelbake.oci.referrers import attach, companion_of, companions, referrers_name
+from modelbake.oci.referrers import attach, referrers_name
 from modelbake.oci.store import Store
-from tests.unit.oci.trust import key, put, store_with
+from tests.unit.oci.trust import put, store_with
 
 TYPE = "application/vnd.cyclonedx+json"
 
@@ -123,21 +123,3 @@ def test_a_damaged_index_is_an_error_of_ours(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"manifests", b"manifestz"))
     with pytest.raises(IntegrityError):
         referrers.referrers(store, subject.digest)
-
-
-def test_companions_are_the_names_that_belong_to_a_digest(tmp_path: Path) -> None:
-    store, [subject] = store_with(tmp_path, "model")
-    assert companions(store, subject.digest) == {}
-    signatures = sign.sign(store, subject, "a/b", key("alice"))
-    attach(store, subject, of_bytes(*blob("{}")), TYPE)
-    found = companions(store, subject.digest)
-    assert set(found) == set(store.names()) - {"model"}
-    assert found[sign.signature_name(subject.digest)] == signatures
-    assert {companion_of(name) for name in found} == {subject.digest}
-
-
-@pytest.mark.parametrize(
-    "name", ["model", "sha256-12", f"sha256-{'0' * 64}.att", f"xsha256-{'0' * 64}", f"sha256-{'G' * 64}"]
-)
-def test_other_names_belong_to_no_digest(name: str) -> None:
-    assert companion_of(name) is None
