@@ -77,12 +77,12 @@ def place(
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def lock_beside(models: Path, ending: str) -> AbstractContextManager[object]:
-    """One lock for a models folder, whoever writes to it and with whatever cache; beside it, since what is in it gets baked."""
+def lock_beside(path: Path, ending: str) -> AbstractContextManager[object]:
+    """One lock for a models folder or a file, whoever writes to it and with whatever cache; beside it, since a folder gets baked."""
     from filelock import FileLock
 
     # One folder has several names, `.` among them, and one lock.
-    folder = models.resolve()
+    folder = path.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / f".{folder.name}.{ending}")
 

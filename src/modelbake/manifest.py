@@ -280,6 +280,8 @@ def _problems(manifest: Manifest) -> list[str]:
         ]
         if len(listed) != len(entry.files):
             problems.append(f"{entry.name} lists a file twice")
+        if entry.digest != bundle_digest(entry.files):
+            problems.append(f"the digest of {entry.name} is not that of its list of files")
         problems += [
             f"{entry.name} uses {ref.path}, but its list of files has no such file of that digest and size"
             for ref in _files_named(entry)

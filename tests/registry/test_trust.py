@@ -204,4 +204,4 @@ def test_a_copy_is_as_trustworthy_as_what_was_copied(
             check=True,
         )
         assert bom.MEDIA_TYPE in listed.stdout
-        assert f"{name.rpartition(':')[2]}-modelpack" in answer("tags", name.rpartition(":")[0])[1]["tags"]
+        assert f"{name.rpartition(':')[2]}-modelpack" in answer("tags", name.rpartition(":")[0])[1]

@@ -79,7 +79,7 @@ def test_a_manifest_whose_files_were_exchanged_is_found(models: Path) -> None:
 def test_a_digest_that_is_not_that_of_the_files_is_found(models: Path) -> None:
     found = manifest.read(models)
     manifest.write(models, Manifest(1, tuple(replace(entry, digest="0" * 64) for entry in found.bundles)))
-    with pytest.raises(IntegrityError, match="digest of tiny-image is not that of its files"):
+    with pytest.raises(IntegrityError, match="digest of tiny-image is not that of its list"):
         verify(models)
 
 

@@ -83,8 +83,7 @@ def command(
             )
         results.append(_pull(settings, one, pin, folder, wanted, policies, plain_http))
         if lock_file and pin is None:
-            pinned = pins.Pins(pulls=pinned.pulls | {one: results[-1]["digest"]})
-            pins.write(lock_file, pinned)
+            pins.add(lock_file, one, results[-1]["digest"])
     lines = [line for result in results for line in result.pop("lines")]
     out.result(results[0] if reference else results, lines)
 

@@ -23,7 +23,8 @@ from modelbake.errors import MachineError, UnknownNameError
 from modelbake.files import CHUNK
 from modelbake.oci.blob import Blob, of_bytes
 from modelbake.oci.graft import Grafted
-from modelbake.oci.image import HEAD_BYTES, Layer
+from modelbake.oci.image import Layer
+from modelbake.oci.layer import MOST_HEAD
 from modelbake.oci.model import (
     IMAGE_INDEX,
     INDEXES,
@@ -64,7 +65,7 @@ class Saved(Store):
         if self.has(descriptor):
             return super().part(descriptor, offset, count)
         ends = self.path(descriptor).read_bytes()
-        head, tail = ends[:HEAD_BYTES], ends[HEAD_BYTES:]
+        head, tail = ends[:MOST_HEAD], ends[MOST_HEAD:]
         if offset < len(head):
             return head[offset : offset + count]
         start = offset - (descriptor.size - len(tail))
@@ -230,7 +231,7 @@ def _held() -> set[str]:
 
 def _keep(store: Store, descriptor: Descriptor, file: IO[bytes], heads: bool) -> None:
     if heads and descriptor.size > MOST_MANIFEST_BYTES:
-        head, tail = file.read(HEAD_BYTES), b""
+        head, tail = file.read(MOST_HEAD), b""
         while chunk := file.read(CHUNK):
             tail = (tail + chunk)[-_TAIL_BYTES:]
         store.path(descriptor).write_bytes(head + tail)

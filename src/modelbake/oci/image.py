@@ -36,8 +36,6 @@ from modelbake.oci.model import (
 from modelbake.oci.pack import BUNDLES, PATH
 from modelbake.oci.place import Place
 
-# Enough of a layer for its head: ten folders and a file, each with a PAX header.
-HEAD_BYTES = 16 << 10
 PLAIN = "Bake it with compression=uncompressed,force-compression=true, or pack and graft the bundles."
 
 _ATTESTATION = "vnd.docker.reference.type"
@@ -232,7 +230,7 @@ def _path(layer: Layer, trusted: bool) -> str | None:
     try:
         if annotated is not None:
             return str(safe_relative_path(annotated, where))
-        entry = layer_format.read_head(layer.place.part(descriptor, 0, HEAD_BYTES), where)
+        entry = layer_format.read_head(layer.place.part(descriptor, 0, layer_format.MOST_HEAD), where)
     except (IntegrityError, RefusedError):
         # Any other layer; what it holds is none of graft's business.
         return None

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from modelbake.errors import IntegrityError, MachineError
 from modelbake.files import write_atomically
+from modelbake.install import lock_beside
 from modelbake.oci.model import Digest
 
 
@@ -34,8 +35,17 @@ def read(path: Path) -> Pins:
         raise MachineError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def write(path: Path, pins: Pins) -> None:
-    """The pins into the file, sorted by name, by one rename; nothing where it has them already."""
-    if pins != read(path):
-        data = msgspec.json.format(msgspec.json.encode(pins, order="deterministic"), indent=2)
-        write_atomically(path, data + b"\n")
+def add(path: Path, name: str, digest: str) -> None:
+    """Pin the name in the file, sorted by name, by one rename; what another pull pinned meanwhile stays.
+
+    IntegrityError where another pull pinned the name to another digest.
+    """
+    with lock_beside(path, "lock"):
+        pins = read(path)
+        before = pins.pulls.get(name, digest)
+        if before != digest:
+            raise IntegrityError(
+                f"{path} has got {before} for {name} while {digest} was pulled; the tag was moved. Pull again: what the file pins comes."
+            )
+        data = msgspec.json.encode(Pins(pulls=pins.pulls | {name: digest}), order="deterministic")
+        write_atomically(path, msgspec.json.format(data, indent=2) + b"\n")

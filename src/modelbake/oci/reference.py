@@ -40,14 +40,7 @@ class Reference:
     @property
     def is_loopback(self) -> bool:
         """Whether the host is this machine, to which plain HTTP is no risk."""
-        name = re.sub(r":[0-9]+$", "", self.host).strip("[]")
-        # Not the names below localhost: not every resolver keeps them on this machine.
-        if name == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(name).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(re.sub(r":[0-9]+$", "", self.host).strip("[]"))
 
     def at(self, target: str) -> Reference:
         """The same repository with that tag or digest alone."""
@@ -59,6 +52,17 @@ class Reference:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
         return f"{self.host}/{self.repository}{tag}{digest}"
+
+
+def is_loopback(name: str) -> bool:
+    """Whether the name or address of a host is surely this machine's."""
+    # Not the names below localhost: not every resolver keeps them on this machine.
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def parse(text: str) -> Reference:

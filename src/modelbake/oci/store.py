@@ -31,7 +31,7 @@ from modelbake.oci.model import (
     encode,
 )
 from modelbake.oci.place import children, reachable
-from modelbake.output import NO_PROGRESS, Progress
+from modelbake.output import NO_PROGRESS, Progress, out
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = "index.json"
@@ -220,13 +220,16 @@ class Store:
         """Take away every blob that no tag leads to, and what died downloads left; waits until nobody adds anything."""
         if not self.folder.exists():
             return Swept(0, 0)
-        with disk_errors(self.folder), self._lock("gc", fcntl.LOCK_EX):
+        waiting = f"{self.folder} is being added to; waiting until that is done."
+        with disk_errors(self.folder), self._lock("gc", fcntl.LOCK_EX, waiting):
             wanted = {one.hex for root in self._index().manifests for one in reachable(self, root)}
             gone = [path for path in _files(self._blobs) if path.name not in wanted]
             gone += _files(self._ingest)
-            size = sum(path.stat().st_size for path in gone)
-            for path in gone:
-                path.unlink()
+            with self._lock("index", fcntl.LOCK_EX):
+                gone += [path for path in _files(self.folder) if path.name.startswith(f".{_INDEX}-")]
+                size = sum(path.stat().st_size for path in gone)
+                for path in gone:
+                    path.unlink()
             return Swept(len(gone), size)
 
     def verify(self) -> list[Descriptor]:
@@ -293,14 +296,22 @@ class Store:
             write_atomically(self.folder / "oci-layout", _LAYOUT)
 
     @contextmanager
-    def _lock(self, name: str, how: int) -> Iterator[None]:
-        """A lock that the kernel frees when its holder dies. Threads each open it anew, so it holds among them as well."""
+    def _lock(self, name: str, how: int, waiting: str = "") -> Iterator[None]:
+        """A lock that the kernel frees when its holder dies. Threads each open it anew, so it holds among them as well.
+
+        `waiting` is said where it must be waited for.
+        """
         with disk_errors(self.folder):
             locks = self.folder / "locks"
             locks.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, how)
+            try:
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting:
+                    out.info(waiting)
+                fcntl.flock(descriptor, how)
             yield
         finally:
             os.close(descriptor)

@@ -6,6 +6,7 @@ urllib3 and not httpx2, which the sources use: a blob takes half the processor's
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +24,7 @@ from modelbake import __version__
 from modelbake.errors import RefusedError, SourceUnreachableError
 from modelbake.oci.auth import Challenge, Credentials, credentials_for, parse_challenge
 from modelbake.oci.blob import Slice
-from modelbake.oci.reference import DOCKER_HUB, Reference
+from modelbake.oci.reference import DOCKER_HUB, Reference, is_loopback
 from modelbake.patience import TransientError, retry_after
 
 Response = urllib3.BaseHTTPResponse
@@ -256,7 +257,10 @@ class Transport:
 
     def _token(self, challenge: Challenge, scope: str, credentials: Credentials | None) -> str:
         realm = challenge.parameters.get("realm", "")
-        if urlsplit(realm).scheme != "https" and not (self._plain and urlsplit(realm).scheme == "http"):
+        parts = urlsplit(realm)
+        # That this machine's own registry is spoken to unencrypted is no leave to send its password to another machine so.
+        plain = self._forced_plain or (self._plain and is_loopback(parts.hostname or ""))
+        if parts.scheme != "https" and not (plain and parts.scheme == "http"):
             raise RefusedError(
                 f"{self.host} wants its token asked for at {realm!r}, which is not encrypted; use another registry."
             )
@@ -279,7 +283,10 @@ class Transport:
             raise self._error("GET", realm, response)
         try:
             answer = json.loads(response.read(_MOST_TOKEN_BYTES))
-            return str(answer.get("token") or answer["access_token"])
+            token = str(answer.get("token") or answer["access_token"])
+            if not re.fullmatch(r"[!-~]+", token):
+                raise ValueError("it is none that a header can hold")
+            return token
         except (ValueError, KeyError, AttributeError, HTTPError) as error:
             raise SourceUnreachableError(
                 f"{bare(realm)} gave no token for {self.host}; ask whoever runs it."

@@ -83,18 +83,24 @@ def upload(repository: Repository, blob: Blob, progress: Progress) -> None:
     """Send the blob; IntegrityError where the registry finds that its bytes are not those of its digest."""
     digest, size = blob.descriptor.digest, blob.descriptor.size
     with repository.sessions.alone(repository, digest) as alone:
-        sent = _Sent(repository, blob, progress, alone)
-        try:
-            repository.patience().run(sent.go_on, sent.gained)
-        except SourceUnreachableError as error:
-            if "DIGEST_INVALID" in str(error):
+        while True:
+            sent = _Sent(repository, blob, progress, alone)
+            try:
+                repository.patience().run(sent.go_on, sent.gained)
+            except SourceUnreachableError as error:
+                if "DIGEST_INVALID" not in str(error):
+                    raise
                 sent.forget()
+                if sent.taken_up:
+                    # What an earlier process sent of it may be what is wrong.
+                    sent.show(0)
+                    continue
                 raise IntegrityError(
                     f"{repository} did not get the {size:,} bytes of {digest}; the file changed while it was sent, or something on the "
                     "way changes bytes. Push again."
                 ) from error
-            raise
-        sent.forget()
+            sent.forget()
+            return
 
 
 class _Sent:
@@ -110,6 +116,7 @@ class _Sent:
         self._best = 0
         self._alone = alone
         self._url = repository.sessions.get(repository, self._digest) if alone else None
+        self.taken_up = self._url is not None
         self._was = 0
 
     def forget(self) -> None:
@@ -161,11 +168,11 @@ class _Sent:
         at = int(found[1]) + 1 if found and found[1] != "0" else 0
         if at > self._size:
             return None
-        self._show(at)
+        self.show(at)
         return self._next(response.headers.get("location", ""), self._url), at
 
     def _begun(self) -> tuple[str, int]:
-        self._show(0)
+        self.show(0)
         response = self._repository.send("POST", self._repository.upload_url(), (202,), body=b"")
         return self._next(response.headers.get("location", ""), ""), 0
 
@@ -182,7 +189,7 @@ class _Sent:
 
     def _part(self, start: int, end: int) -> Iterator[bytes | Slice]:
         left = end - start
-        self._show(start)
+        self.show(start)
         for piece in self._blob.slices(start):
             if self._repository.stop.is_set():
                 raise CancelledDownloadError("The transfer was stopped.")
@@ -194,10 +201,11 @@ class _Sent:
                 size = piece.size
             yield piece
             left -= size
-            self._show(end - left)
+            self.show(end - left)
             if not left:
                 return
 
-    def _show(self, at: int) -> None:
+    def show(self, at: int) -> None:
+        """Move the progress bar to so many bytes of the blob."""
         self._progress.update(at - self._shown)
         self._shown = at

@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -105,6 +107,34 @@ def test_killed_while_it_takes_away_what_is_named_stays_whole(
         store.gc()
         assert on_disk(store) == second.digests
     assert killed >= (3 if action == "gc" else 2)
+
+
+def test_what_died_writers_of_the_index_left_is_swept(tmp_path: Path, first: Image) -> None:
+    store = Store(tmp_path / "store")
+    first.put(store, "kept")
+    (store.folder / ".index.json-abc").write_bytes(b"half")
+    (store.folder / "notes.txt").write_text("somebody's")
+    assert store.gc().size == 4
+    assert sorted(path.name for path in store.folder.iterdir() if path.is_file()) == [
+        "index.json",
+        "notes.txt",
+        "oci-layout",
+    ]
+
+
+def test_who_waits_for_another_is_told(tmp_path: Path, first: Image, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path / "store")
+    first.put(store, "kept")
+    with store.adding():
+        sweep = threading.Thread(target=store.gc)
+        sweep.start()
+        for _ in range(500):
+            if said := capsys.readouterr().err:
+                break
+            time.sleep(0.01)
+        assert "is being added to; waiting" in said
+        assert sweep.is_alive()
+    sweep.join()
 
 
 def test_on_a_full_disk_nothing_is_left_half_and_with_room_it_succeeds(

@@ -26,6 +26,7 @@ class Server:
         self.seen: list[tuple[str, str | None]] = []
         self.by_proxy: list[str | None] = []
         self.answer: Callable[[str], Answer] = lambda path: (200, {})
+        self.body = b""
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -36,9 +37,10 @@ class Server:
                 outer.by_proxy.append(self.headers.get("Proxy-Authorization"))
                 status, headers = outer.answer(self.path)
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": "0"}.items():
+                for name, value in {**headers, "Content-Length": str(len(outer.body))}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                self.wfile.write(outer.body)
 
             def log_message(self, *words: object) -> None:
                 pass
@@ -102,6 +104,27 @@ def test_an_unencrypted_address_of_an_encrypted_registry_gets_no_token(tmp_path:
     one = Transport(parse("registry.example/a"), tmp_path, token="secret")
     with pytest.raises(RefusedError, match="unencrypted"):
         one.request("PATCH", "http://registry.example/v2/a/blobs/uploads/1", "repository:a:pull,push")
+
+
+def test_a_password_goes_unencrypted_to_this_machine_alone(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    registry, _ = servers
+    refusal = {"WWW-Authenticate": 'Bearer realm="http://tokens.example/token"'}
+    registry.answer = lambda path: (401, refusal)
+    one = transport(registry.host, tmp_path)
+    with pytest.raises(RefusedError, match="not encrypted"):
+        one.request("GET", one.url("/v2/a/blobs/1"), "repository:a:pull")
+
+
+@pytest.mark.parametrize("token", ["a\nb", "", "a b", "\u00e9"])
+def test_a_token_that_no_header_can_hold_is_the_registry_s_fault(
+    servers: tuple[Server, Server], tmp_path: Path, token: str
+) -> None:
+    registry, other = servers
+    registry.answer = lambda path: (401, {"WWW-Authenticate": f'Bearer realm="http://{other.host}/token"'})
+    other.body = json.dumps({"token": token}).encode()
+    one = transport(registry.host, tmp_path)
+    with pytest.raises(SourceUnreachableError, match="gave no token"):
+        one.request("GET", one.url("/v2/a/blobs/1"), "repository:a:pull")
 
 
 def test_a_proxy_gets_the_user_and_password_of_its_address(servers: tuple[Server, Server], tmp_path: Path) -> None:

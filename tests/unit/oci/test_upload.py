@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from modelbake.errors import RefusedError
+from modelbake.errors import IntegrityError, RefusedError
 from modelbake.oci.blob import of_bytes
 from modelbake.oci.known import Known
 from modelbake.oci.model import LAYER_TAR, descriptor_of
 from modelbake.oci.reference import parse
 from modelbake.oci.repository import Repository
 from modelbake.oci.transport import Transport
-from modelbake.oci.upload import Sessions, _Sent
+from modelbake.oci.upload import Sessions, _Sent, upload
 from modelbake.output import NO_PROGRESS
 
 DIGEST = "sha256:" + "0" * 64
@@ -61,3 +65,82 @@ def test_an_address_from_an_unencrypted_time_begins_anew(repository: Repository)
     with pytest.raises(RefusedError):
         repository.send("GET", "http://registry.example/1", (204,))
     assert sent._resumed() is None
+
+
+class OneUpload:
+    """A registry that holds some bytes of an upload that was begun, and says of the whole whether its digest is right."""
+
+    def __init__(self, held: bytes) -> None:
+        self.held = {"/v2/a/blobs/uploads/old": held}
+        self.blobs: list[bytes] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def of(self, path: str) -> dict[str, str]:
+                return {"Location": path, "Range": f"0-{max(0, len(outer.held[path]) - 1)}"}
+
+            def do_GET(self) -> None:
+                self.answer(
+                    *((204,) if self.path in outer.held else (200,)),
+                    **self.of(self.path) if self.path in outer.held else {},
+                )
+
+            def do_POST(self) -> None:
+                outer.held["/v2/a/blobs/uploads/new"] = b""
+                self.answer(202, **self.of("/v2/a/blobs/uploads/new"))
+
+            def do_PATCH(self) -> None:
+                outer.held[self.path] += self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(202, **self.of(self.path))
+
+            def do_PUT(self) -> None:
+                path, _, query = self.path.partition("?digest=")
+                data = outer.held.pop(path)
+                if f"sha256:{hashlib.sha256(data).hexdigest()}" == query:
+                    outer.blobs.append(data)
+                    self.answer(201)
+                else:
+                    self.answer(400, b'{"errors": [{"code": "DIGEST_INVALID", "message": "no"}]}')
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+
+@pytest.mark.parametrize("held", [b"", b"first half, ", b"damaged ha, "])
+def test_an_upload_that_was_begun_with_other_bytes_begins_anew(tmp_path: Path, held: bytes) -> None:
+    data = b"first half, second half"
+    server = OneUpload(held)
+    thread = threading.Thread(target=server.http.serve_forever)
+    thread.start()
+    shown: list[int] = []
+    progress = SimpleNamespace(update=shown.append, close=lambda: None)
+    try:
+        reference = parse(f"{server.url.removeprefix('http://')}/a:1")
+        one = Repository(reference, Transport(reference, tmp_path), Sessions(tmp_path / "uploads"), Known(tmp_path))
+        blob = of_bytes(data, descriptor_of(data, LAYER_TAR))
+        with one.sessions.alone(one, blob.descriptor.digest):
+            one.sessions.note(one, blob.descriptor.digest, f"{server.url}/v2/a/blobs/uploads/old")
+        upload(one, blob, progress)
+        assert server.blobs == [data]
+        assert sum(shown) == len(data)
+        assert one.sessions.get(one, blob.descriptor.digest) is None
+        # Of its own bytes none is sent twice: what changes them changes them again.
+        wrong = of_bytes(b"x" + data[1:], blob.descriptor)
+        with pytest.raises(IntegrityError, match="did not get"):
+            upload(one, wrong, progress)
+    finally:
+        server.http.shutdown()
+        thread.join()
+        server.http.server_close()
