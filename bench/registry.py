@@ -102,6 +102,8 @@ class Machine:
             "HOME": str(self.folder),
             "PYTHONPATH": str(measure.ROOT / "src"),
         }
+        # An installed package is compiled once; where this is set the command compiles its own modules at each start.
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)
         command = [sys.executable, "-I", "-S", "-c", _RUN, str(cwd or self.folder), *map(str, words)]
         done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True)
         wall, cpu, peak, code, errors = json.loads(done.stdout)
