@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from modelbake.files import CHUNK
+from modelbake.files import CHUNK, WriteBehind
 from modelbake.layers import IMAGE_ROOT
 from modelbake.manifest import FileRef
 from modelbake.oci import layer
@@ -18,6 +18,8 @@ class FileSink:
 
     def __init__(self, path: Path, descriptor: Descriptor) -> None:
         self._file = path.open("a+b", buffering=0)
+        self._behind = WriteBehind(self._file.fileno())
+        self._size = 0
         self._sha256 = hashlib.sha256()
         self._expected = descriptor.hex
         self._begin, self._end = 0, descriptor.size
@@ -37,6 +39,7 @@ class FileSink:
         self._file.seek(0)
         while chunk := self._file.read(CHUNK):
             self._sha256.update(chunk)
+        self._size = there
         return self._begin + there
 
     def write(self, chunk: bytes) -> None:
@@ -46,12 +49,15 @@ class FileSink:
     def restart(self) -> None:
         """Throw away what came: the next byte is the first."""
         self._file.truncate(0)
+        self._size = 0
         self._sha256 = hashlib.sha256()
 
     def wrong(self) -> str | None:
-        """Why what came is not what should have, in words, or None. All of it must have come."""
+        """Why what came is not what should have, in words, or None."""
         found = self._sha256.hexdigest()
-        return None if found == self._expected else f"its bytes are of sha256:{found}"
+        if found == self._expected and self._size == self._end - self._begin:
+            return None
+        return f"its {self._size:,} bytes are of sha256:{found}"
 
     def finish(self) -> None:
         """Everything on the disk, as a file that everybody may read."""
@@ -61,7 +67,10 @@ class FileSink:
     def _keep(self, view: memoryview) -> None:
         self._sha256.update(view)
         while view:
-            view = view[self._file.write(view) :]
+            written = self._file.write(view)
+            self._size += written
+            self._behind.grown(self._size)
+            view = view[written:]
 
 
 class LayerSink(FileSink):

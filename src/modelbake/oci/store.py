@@ -31,6 +31,7 @@ from modelbake.oci.model import (
     encode,
 )
 from modelbake.oci.place import children, reachable
+from modelbake.oci.sink import FileSink
 from modelbake.output import NO_PROGRESS, Progress, out
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -122,19 +123,19 @@ class Store:
             if self.has(blob.descriptor):
                 progress.update(blob.descriptor.size)
                 return False
-            digest = hashlib.sha256()
             try:
-                with partial.open("wb") as file:
+                with FileSink(partial, blob.descriptor) as sink:
+                    sink.restart()
                     for chunk in blob.chunks():
-                        digest.update(chunk)
-                        file.write(chunk)
+                        sink.write(chunk)
                         progress.update(len(chunk))
-                found = Descriptor(blob.descriptor.media_type, f"sha256:{digest.hexdigest()}", partial.stat().st_size)
-                if found != blob.descriptor.bare():
-                    raise IntegrityError(
-                        f"{found.size:,} bytes of {found.digest} came in place of the {blob.descriptor.size:,} bytes of "
-                        f"{blob.descriptor.digest}; nothing of them was kept. Run this again when nothing writes to the file."
-                    )
+                    wrong = sink.wrong()
+                    if wrong:
+                        raise IntegrityError(
+                            f"What came is not the {blob.descriptor.size:,} bytes of {blob.descriptor.digest}: {wrong}. Nothing of it was "
+                            "kept; run this again when nothing writes to the file."
+                        )
+                    sink.finish()
                 self.keep(blob.descriptor)
             except BaseException:
                 # On a full disk it would take the room that is missing.
@@ -153,13 +154,8 @@ class Store:
             yield self.partial(descriptor)
 
     def keep(self, descriptor: Descriptor) -> None:
-        """Make the gathered bytes, which were hashed, the blob."""
-        partial = self.partial(descriptor)
-        # A rename may reach the disk before the bytes do.
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, self.path(descriptor))
+        """Make the gathered bytes, which were hashed and are on the disk (FileSink.finish), the blob."""
+        os.replace(self.partial(descriptor), self.path(descriptor))
 
     def names(self) -> list[str]:
         """All names, sorted; none where there is no store yet."""

@@ -123,6 +123,7 @@ def _download(source: Repository, descriptor: Descriptor, store: Store, progress
             if not store.has(descriptor):
                 with FileSink(gathering, descriptor) as sink:
                     download(source, descriptor, sink, progress)
+                    sink.finish()
                 store.keep(descriptor)
                 return True
     progress.update(descriptor.size)

@@ -152,7 +152,7 @@ def test_other_bytes_than_the_digest_are_refused_and_nothing_is_kept(store: Stor
         store.adding(),
         pytest.raises(
             IntegrityError,
-            match=r"5 bytes of sha256:\w+ came in place of the 5 bytes of sha256:\w+; nothing of them was kept",
+            match=r"not the 5 bytes of sha256:\w+: its 5 bytes are of sha256:\w+. Nothing of it was kept",
         ) as caught,
     ):
         store.add(of_bytes(b"wrong", promised))
@@ -162,7 +162,7 @@ def test_other_bytes_than_the_digest_are_refused_and_nothing_is_kept(store: Stor
 
 
 def test_another_size_than_promised_is_refused(store: Store) -> None:
-    with store.adding(), pytest.raises(IntegrityError, match=r"5 bytes of .* came in place of the 6 bytes of"):
+    with store.adding(), pytest.raises(IntegrityError, match=r"not the 6 bytes of .*: its 5 bytes are of"):
         store.add(of_bytes(b"right", Descriptor(LAYER_TAR, digest_of(b"right"), 6)))
     assert on_disk(store) == set()
 
