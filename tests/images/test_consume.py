@@ -17,6 +17,7 @@ import yaml
 
 from modelbake import manifest
 from modelbake.files import sha256_of
+from tests.images import containerd
 from tests.images.engine import ROOT, SANDBOX, TAG, docker, image, must
 from tests.images.test_registry import SMALL, models_of
 from tests.registry.server import Registry
@@ -130,6 +131,20 @@ def test_a_packed_bundle_in_the_engine_has_the_layers_of_the_baked_one(ran: dict
     pulled = json.loads(must("image", "inspect", f"{registry.host}/models/minilm:1.0.0"))[0]["RootFS"]["Layers"]
 
     assert pulled == json.loads(must("image", "inspect", image(f"bundle-{SMALL}")))[0]["RootFS"]["Layers"]
+
+
+def test_containerd_pulls_and_mounts_what_was_pushed(ran: dict[str, str], registry: Registry, work: Path) -> None:
+    """As a node of Kubernetes does for an image volume, without Docker."""
+    name = f"{registry.host}/models/minilm:1.0.0"
+    with containerd.running() as node:
+        node.ctr("images", "pull", "--plain-http", name)
+        mounted = work / "mounted"
+        mounted.mkdir()
+        node.ctr("images", "mount", name, str(mounted))
+        try:
+            assert holds(mounted / "models", work)
+        finally:
+            node.ctr("images", "unmount", "--rm", str(mounted))
 
 
 # ---- what a cluster would do --------------------------------------------------------------------------------------------
