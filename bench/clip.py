@@ -18,7 +18,8 @@ import measure
 import numpy as np
 
 from modelbake import manifest, settings
-from modelbake.bundle import Catalog, ClipModel
+from modelbake.bundle import ClipModel
+from modelbake.catalog import Catalog
 from modelbake.export._torchvision import declare_missing_ops
 from modelbake.export.clip import golden_image
 from modelbake.runtime.session import Session

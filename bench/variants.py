@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from modelbake import goldens, manifest, parity
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 from modelbake.manifest import Artifact, BundleEntry
 from modelbake.runtime.encoder import ImageEncoder, TextEncoder
 

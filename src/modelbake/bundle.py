@@ -1,21 +1,20 @@
-"""The definition of a bundle: `bundles/<name>/bundle.toml` read into frozen structures, and the catalog of them all."""
+"""The definition of a bundle: `bundles/<name>/bundle.toml` read into frozen structures."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from modelbake.errors import IntegrityError, RefusedError, UnknownNameError
+from modelbake.errors import IntegrityError, RefusedError
 
 SCHEMA_VERSION = 1
-EVALUATION_NAME = "evaluation.txt"
 
 # Patterns end in "$(?!\n)": Python's "$" alone also matches before a newline at the end.
 Sha256 = Annotated[
@@ -23,6 +22,8 @@ Sha256 = Annotated[
 ]
 # No dots: names are part of bake's target names, which have none.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$(?!\n)", max_length=64)]
+# Xcode makes a Swift class of that name.
+PackageName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]*$(?!\n)", max_length=64)]
 
 
 class FilePin(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,12 +90,32 @@ class ClipModel(Struct, frozen=True, forbid_unknown_fields=True, tag="clip", tag
 class TextEncoderModel(Struct, frozen=True, forbid_unknown_fields=True, tag="text_encoder", tag_field="kind"):
     """A sentence-transformers model: transformer, pooling and normalisation in one graph.
 
-    `architecture` holds the BERT configuration's numbers, from which `sample` weights are drawn.
+    `architecture` holds the BERT configuration's numbers, from which `sample` weights are drawn, and `pooling` how these pool.
     """
 
     model: str
     max_tokens: Annotated[int, Meta(ge=2)]
     architecture: dict[str, int | float | str] = {}
+    pooling: Literal["mean", "cls"] = "mean"
+
+
+class CoremlTextEncoderModel(
+    TextEncoderModel, frozen=True, forbid_unknown_fields=True, tag="coreml_text_encoder", tag_field="kind"
+):
+    """A sentence-transformers model of the BERT family as Core ML packages that take one text at a time.
+
+    `package` is what the .mlpackage is called, and `lengths` the sequence lengths that it takes, in tokens, the longest last; a
+    text is padded to the next one.
+    """
+
+    package: PackageName = "Model"
+    lengths: Annotated[tuple[Annotated[int, Meta(ge=2)], ...], Meta(min_length=1)] = (128,)
+
+
+class CoremlClipModel(ClipModel, frozen=True, forbid_unknown_fields=True, tag="coreml_clip", tag_field="kind"):
+    """An open_clip model as Core ML packages, `<package>_text` and `<package>_image`, that take one text or image at a time."""
+
+    package: PackageName = "Model"
 
 
 class CrossEncoderModel(Struct, frozen=True, forbid_unknown_fields=True, tag="cross_encoder", tag_field="kind"):
@@ -120,7 +141,9 @@ class BoundaryRegressorModel(
     epochs: Annotated[int, Meta(ge=1)] = 200
 
 
-ModelSpec = ClipModel | TextEncoderModel | CrossEncoderModel | BoundaryRegressorModel
+ModelSpec = (
+    ClipModel | TextEncoderModel | CoremlClipModel | CoremlTextEncoderModel | CrossEncoderModel | BoundaryRegressorModel
+)
 
 
 class Fallback(Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,7 +199,14 @@ class Int8Variant(Struct, frozen=True, forbid_unknown_fields=True, tag="int8", t
     gates: QualityGates = QualityGates(mean_cosine=0.995, top10_overlap=0.95)
 
 
-Variant = Fp16Variant | Int8Variant
+class FourBitVariant(Struct, frozen=True, forbid_unknown_fields=True, tag="4bit", tag_field="precision"):
+    """Core ML's alone: weights as indices of four bits into palettes, more bits where the model is sensitive."""
+
+    roles: tuple[str, ...] = ()
+    gates: QualityGates = QualityGates(mean_cosine=0.98, top10_overlap=0.8)
+
+
+Variant = Fp16Variant | Int8Variant | FourBitVariant
 
 
 class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,7 +245,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def kind(self) -> str:
-        """The family that exports and runs it: clip, text_encoder, cross_encoder or boundary_regressor."""
+        """The family that exports and runs it, such as clip or text_encoder."""
         return str(type(self.model).__struct_config__.tag)
 
     @property
@@ -312,6 +342,10 @@ def _file_problems(bundle: Bundle) -> list[str]:
         case ClipModel(weights=path) | BoundaryRegressorModel(data=path) if path not in paths:
             problems.append(f"the model is made from {path!r}, which is not among the files")
     problems += _variant_problems(bundle.variants)
+    if isinstance(bundle.model, CoremlClipModel | CoremlTextEncoderModel):
+        problems += _coreml_problems(bundle)
+    elif any(isinstance(variant, FourBitVariant) for variant in bundle.variants):
+        problems.append("a variant of 4bit is Core ML's alone")
     if bundle.pinned:
         problems += [
             f"file {pin.path!r} has no sha256 although pinned = true (`modelbake lock` fills in what is pinned = false)"
@@ -326,9 +360,23 @@ def _file_problems(bundle: Bundle) -> list[str]:
     return problems
 
 
+def _coreml_problems(bundle: Bundle) -> list[str]:
+    model = bundle.model
+    problems = []
+    if isinstance(model, CoremlTextEncoderModel) and (
+        list(model.lengths) != sorted(set(model.lengths)) or model.lengths[-1] > model.max_tokens
+    ):
+        problems.append(f"lengths must grow, and end at max_tokens ({model.max_tokens}) at most")
+    for variant in bundle.variants:
+        plain = type(variant)(roles=variant.roles, gates=variant.gates)
+        if variant != plain:
+            problems.append("a Core ML variant has no settings but roles and gates")
+    return problems
+
+
 def _variant_problems(variants: tuple[Variant, ...]) -> list[str]:
     problems = []
-    for precision, kind in (("fp16", Fp16Variant), ("int8", Int8Variant)):
+    for precision, kind in (("fp16", Fp16Variant), ("int8", Int8Variant), ("4bit", FourBitVariant)):
         same = [variant for variant in variants if isinstance(variant, kind)]
         roles = [role for variant in same for role in variant.roles]
         # Two of one precision and role would be one file.
@@ -340,52 +388,3 @@ def _variant_problems(variants: tuple[Variant, ...]) -> list[str]:
         except re.error as error:
             problems.append(f"keep_fp32 holds {pattern!r}, which is no regular expression ({error})")
     return problems
-
-
-class Catalog:
-    """The bundles of one folder: `<folder>/<name>/bundle.toml` each, and evaluation.txt beside it where there is one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def names(self) -> list[str]:
-        """The bundles' names, sorted."""
-        return sorted(path.parent.name for path in self.folder.glob("*/bundle.toml"))
-
-    def get(self, name: str) -> Bundle:
-        """The bundle of that name; UnknownNameError where there is none."""
-        if name not in self.names():
-            known = ", ".join(self.names()) or "none"
-            raise UnknownNameError(f"There is no bundle {name!r} in {self.folder}. Known bundles: {known}.")
-        path = self.folder / name / "bundle.toml"
-        bundle = parse_bundle(_text(path), str(path))
-        if bundle.name != name:
-            raise IntegrityError(
-                f"{path}: name is {bundle.name!r}, but its folder is called {name!r}; make them the same."
-            )
-        evaluation = path.with_name(EVALUATION_NAME)
-        if evaluation.exists():
-            bundle = replace(bundle, evaluation=tuple(_text(evaluation).splitlines()))
-        return bundle
-
-    def select(self, names: tuple[str, ...] | list[str]) -> list[Bundle]:
-        """The bundles named, in the order given and once each; all of them where `names` is empty.
-
-        IntegrityError where more than one of the chosen bundles is the default of one kind.
-        """
-        chosen = [self.get(name) for name in dict.fromkeys(names or self.names())]
-        for kind in sorted({bundle.kind for bundle in chosen}):
-            defaults = [bundle.name for bundle in chosen if bundle.default and bundle.kind == kind]
-            if len(defaults) > 1:
-                raise IntegrityError(
-                    f"{self.folder}: {' and '.join(defaults)} say default = true, but a kind ({kind}) has one default; "
-                    "take it out of the others' bundle.toml."
-                )
-        return chosen
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise IntegrityError(f"{path} is no UTF-8 text ({error}); save it as UTF-8.") from error

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from modelbake import manifest
-from modelbake.bundle import Bundle, Catalog
+from modelbake.bundle import Bundle
+from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, UnknownNameError, UsageError
 from modelbake.files import sha256_of
 from modelbake.graph import read_graph

@@ -20,7 +20,8 @@ MANIFEST_NAME = "model_manifest.json"
 
 Weights = Literal["pretrained", "trained", "sample"]
 Role = Literal["text_encoder", "image_encoder", "reranker", "boundary_regressor"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "4bit"]
+Format = Literal["onnx", "coreml"]
 
 
 class FileRef(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,16 +96,33 @@ class Quality(Struct, frozen=True, forbid_unknown_fields=True):
     items: Annotated[int, Meta(ge=1)]
 
 
-class Artifact(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A file made for a runtime; `path`, `sha256` and `size` are the graph's, `external_data` the weights beside it.
+class CoremlPackage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a Core ML artifact is beside its graph: its folder `package` below the models folder, all of whose files it needs.
 
-    fp32 artifacts have `parity`, smaller variants `quality`.
+    `minimum_os` are the systems that can load it, by their names at Apple (iOS, macOS). `lengths` are the sequence lengths that a
+    text encoder takes. `verified_on` says where its goldens were replayed: `linux` proves graph, weights and quantization, not
+    Apple's runtime; `apple` a Mac's own Core ML, whose measurements are in `report`. `compiled` is the folder of the .mlmodelc
+    that this Mac made of it.
+    """
+
+    package: str
+    minimum_os: dict[str, str]
+    lengths: tuple[int, ...] = ()
+    verified_on: Literal["linux", "apple"] = "linux"
+    compiled: str | None = None
+    report: str | None = None
+
+
+class Artifact(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file made for a runtime; `path`, `sha256` and `size` are the graph's, `external_data` what lies beside it and belongs to it.
+
+    fp32 artifacts have `parity`, smaller variants `quality`; those of Core ML have `coreml`.
     """
 
     path: str
     sha256: Sha256
     size: Annotated[int, Meta(ge=0)]
-    format: Literal["onnx"]
+    format: Format
     role: Role
     precision: Precision
     inputs: tuple[Tensor, ...]
@@ -120,6 +138,7 @@ class Artifact(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     ] = None
     preprocessing: ImagePreprocessing | None = None
     tokenizer: Tokenizer | None = None
+    coreml: CoremlPackage | None = None
 
 
 class PassedOver(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -237,8 +256,11 @@ def decode(data: bytes, where: str) -> Manifest:
         for ref in (*_files_named(entry), *entry.files, *entry.source.files):
             safe_relative_path(ref.path, f"{where}: {entry.name}")
         for artifact in entry.artifacts:
-            if artifact.tokenizer is not None:
-                safe_relative_path(artifact.tokenizer.path, f"{where}: {entry.name}")
+            named: list[str | None] = [artifact.tokenizer.path] if artifact.tokenizer else []
+            if artifact.coreml is not None:
+                named += [artifact.coreml.package, artifact.coreml.compiled, artifact.coreml.report]
+            for path in filter(None, named):
+                safe_relative_path(path, f"{where}: {entry.name}")
     problems = _problems(manifest)
     if problems:
         raise IntegrityError(
@@ -273,6 +295,16 @@ def _problems(manifest: Manifest) -> list[str]:
         ]
         if MANIFEST_NAME in listed:
             problems.append(f"{entry.name} lists {MANIFEST_NAME} itself")
+        problems += [
+            f"{a.path} has the format {a.format} and {'no' if a.coreml is None else 'a'} Core ML package"
+            for a in entry.artifacts
+            if (a.format == "coreml") != (a.coreml is not None)
+        ]
+        problems += [
+            f"{a.path} is not in its package {a.coreml.package}"
+            for a in entry.artifacts
+            if a.coreml is not None and PurePosixPath(a.coreml.package) not in PurePosixPath(a.path).parents
+        ]
         problems += [
             f"{a.path} has {'both' if a.parity else 'none'} of parity and quality"
             for a in entry.artifacts

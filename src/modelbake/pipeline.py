@@ -28,11 +28,6 @@ from modelbake.sources.fetched import DEPLOYED, FILES_FOLDER, Fetched, check_fil
 # Of weights that somebody deployed, in the manner of SPDX; the definition's licence is that of its own sources.
 UNSTATED_LICENCE = "LicenseRef-unstated"
 
-_QUANTIZE_CODE = ("modelbake.quantize", "modelbake.bundle", "modelbake.export.artifact", "modelbake.manifest")
-_QUANTIZE_PACKAGES = ("numpy", "onnx")
-_VERIFY_CODE = ("modelbake.parity", "modelbake.goldens", "modelbake.runtime", "modelbake.bundle", "modelbake.manifest")
-_VERIFY_PACKAGES = ("numpy", "onnxruntime", "pillow", "tokenizers", "regex", "ftfy")
-
 
 class Figures(msgspec.Struct, frozen=True):
     """What verifying found, by artifact path: parity of the fp32 artifacts, quality of the smaller variants."""
@@ -144,6 +139,7 @@ class Pipeline:
         """A folder like `exported`, with the bundle's smaller variants in it."""
         if not bundle.variants:
             return exported
+        quantizer = FAMILIES[bundle.kind].quantizer
 
         def make(folder: Path) -> None:
             out.info(f"{bundle.name}: quantizing")
@@ -151,19 +147,20 @@ class Pipeline:
                 link_or_copy(path, folder / path.relative_to(exported))
             export = decode_export((exported / "export.json").read_bytes())
             (folder / "export.json").unlink()
-            export = quantize.quantize(folder / "models", export, bundle.variants)
+            export = quantizer.quantize(folder / "models", export, bundle.variants)
             (folder / "export.json").write_bytes(encode_export(export))
 
         key = {
             "exported": exported.name,
             # What is made, not what it must reach: verifying has the gates in its key.
             "variants": msgspec.to_builtins([replace(v, gates=type(v)().gates) for v in bundle.variants]),
-            "code": code_digest(_QUANTIZE_CODE),
-            "versions": {package: version(package) for package in _QUANTIZE_PACKAGES},
+            "code": code_digest(quantizer.code),
+            "versions": {package: version(package) for package in quantizer.packages},
         }
         return self._cache.result("quantize", key, make)
 
     def _verify(self, bundle: Bundle, exported: Path) -> Figures:
+        runtime = FAMILIES[bundle.kind].runs_with
         export = decode_export((exported / "export.json").read_bytes())
 
         def make(folder: Path) -> None:
@@ -183,8 +180,8 @@ class Pipeline:
             "exported": exported.name,
             "gate": bundle.gates.max_abs_diff,
             "variants": msgspec.to_builtins(bundle.variants),
-            "code": code_digest(_VERIFY_CODE),
-            "versions": {package: version(package) for package in _VERIFY_PACKAGES},
+            "code": code_digest(runtime.code),
+            "versions": {package: version(package) for package in runtime.packages},
         }
         result = self._cache.result("verify", key, make)
         return msgspec.json.decode((result / "parity.json").read_bytes(), type=Figures)
@@ -225,18 +222,19 @@ def _artifact(refs: dict[str, FileRef], draft: Draft, figures: Figures) -> Artif
         path=graph.path,
         sha256=graph.sha256,
         size=graph.size,
-        format="onnx",
+        format=draft.format,
         role=draft.role,
         precision=draft.precision,
         inputs=draft.inputs,
         outputs=draft.outputs,
         parity=figures.parity.get(draft.path),
         quality=figures.quality.get(draft.path),
-        tools=draft.tools | {"onnxruntime": version("onnxruntime")},
+        tools=draft.tools | ({"onnxruntime": version("onnxruntime")} if draft.format == "onnx" else {}),
         external_data=tuple(refs[path] for path in draft.external_data),
         embedding_dimension=draft.embedding_dimension,
         normalized=draft.normalized,
         activation=draft.activation,
         preprocessing=draft.preprocessing,
         tokenizer=draft.tokenizer,
+        coreml=draft.coreml,
     )

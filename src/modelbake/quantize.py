@@ -16,8 +16,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from modelbake.bundle import Fp16Variant, Int8Variant, Variant
-from modelbake.errors import IntegrityError
+from modelbake.bundle import FourBitVariant, Fp16Variant, Int8Variant, Variant
+from modelbake.errors import IntegrityError, UsageError
 from modelbake.export.artifact import Draft, Export, tool_versions, write_onnx
 
 # Tensors of fewer numbers (biases, normalisation, scalars) stay float32: they weigh nothing.
@@ -80,6 +80,8 @@ def variant_of(draft: Draft, variants: Iterable[Variant]) -> Variant:
 
 def convert(model: Any, variant: Variant) -> int:
     """Make the ONNX ModelProto `model` the variant, in place; how many weights it keeps in fewer bits."""
+    if isinstance(variant, FourBitVariant):
+        raise UsageError("A variant of 4bit is Core ML's alone; take it out of the bundle.toml.")
     count = _to_fp16(model.graph) if isinstance(variant, Fp16Variant) else _to_int8(model, variant)
     _drop_unused(model.graph)
     return count

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 
 ROOT = Path(__file__).resolve().parents[2]
 

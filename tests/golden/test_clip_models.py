@@ -14,7 +14,8 @@ import pytest
 from onnx import numpy_helper
 
 from modelbake import parity
-from modelbake.bundle import Bundle, Catalog, ClipModel, FilePin, HubSource, SampleSource
+from modelbake.bundle import Bundle, ClipModel, FilePin, HubSource, SampleSource
+from modelbake.catalog import Catalog
 from modelbake.errors import ParityError, UsageError
 from modelbake.export import clip, clip_config
 from modelbake.export.artifact import Draft, Export

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 from modelbake.manifest import BundleEntry, Manifest, decode
 from tests.images import baking
 from tests.images.engine import ROOT, docker, engine_environ, image, must, python, weights_of

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from modelbake.bundle import Catalog, ClipModel
+from modelbake.bundle import ClipModel
+from modelbake.catalog import Catalog
 from modelbake.manifest import Manifest
 from tests.images.engine import ROOT, SANDBOX, Done, image, must, run
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from modelbake import manifest
-from modelbake.bundle import Catalog, HubSource
+from modelbake.bundle import HubSource
+from modelbake.catalog import Catalog
 from tests.golden.conftest import ROOT, environment, modelbake
 from tests.hub import Hub
 

@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelbake.bundle import (
-    Bundle,
-    Catalog,
-    Fp16Variant,
-    HubSource,
-    Int8Variant,
-    QualityGates,
-    parse_bundle,
-    safe_relative_path,
-)
+from modelbake.bundle import Bundle, Fp16Variant, HubSource, Int8Variant, QualityGates, parse_bundle, safe_relative_path
+from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, RefusedError, UnknownNameError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelbake import deployment
-from modelbake.bundle import BoundaryRegressorModel, Catalog
+from modelbake.bundle import BoundaryRegressorModel
+from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, SourceUnreachableError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from modelbake import manifest
-from modelbake.bundle import Bundle, Catalog
+from modelbake.bundle import Bundle
+from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, ModelbakeError, ParityError, RefusedError
 from modelbake.export.families import FAMILIES, Family
 from modelbake.files import sha256_of

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from modelbake import manifest
-from modelbake.bundle import Bundle, Catalog
+from modelbake.bundle import Bundle
+from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, RefusedError, SourceUnreachableError
 from modelbake.files import sha256_of
 from modelbake.manifest import FallbackRecord, PassedOver

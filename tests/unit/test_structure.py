@@ -50,6 +50,7 @@ OWN_IMPORTS = {name: {m for m in found if m.partition(".")[0] == "modelbake"} fo
 FOUNDATION = {
     "modelbake",
     "bundle",
+    "catalog",
     "deployment",
     "manifest",
     "files",
@@ -66,6 +67,7 @@ ROOMS = {
     "output": set(),
     "patience": {"errors"},
     "bundle": {"errors"},
+    "catalog": {"bundle", "errors"},
     "deployment": {"errors"},
     "manifest": {"bundle", "errors"},
     "files": {"manifest", "errors"},

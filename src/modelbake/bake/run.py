@@ -13,7 +13,8 @@ from modelbake import manifest
 from modelbake.bake import buildx, proof
 from modelbake.bake.docker import inspect_image, read_file
 from modelbake.bake.host import host_inputs
-from modelbake.bundle import Bundle, Catalog, HubSource, SourceSpec, refuse_unpinned
+from modelbake.bundle import Bundle, HubSource, SourceSpec, refuse_unpinned
+from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, SourceUnreachableError
 from modelbake.manifest import BundleEntry, Weights
 from modelbake.output import out

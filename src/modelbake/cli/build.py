@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from modelbake.bundle import Catalog, refuse_unpinned
+from modelbake.bundle import refuse_unpinned
+from modelbake.catalog import Catalog
 from modelbake.cli.options import (
     load_settings,
     locked_option,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 from modelbake.cli.options import load_settings, locked_option, offline_option, speaking, weights_option
 from modelbake.output import out
 

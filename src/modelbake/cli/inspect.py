@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 from modelbake.cli.oci import plain_http_option
 from modelbake.cli.options import load_settings, models_dir_option, speaking
 from modelbake.output import out

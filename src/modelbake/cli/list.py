@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modelbake import manifest
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 from modelbake.cli.options import load_settings, models_dir_option, speaking
 from modelbake.output import out, table
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import IntegrityError
 from modelbake.output import out

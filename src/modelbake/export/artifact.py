@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from modelbake.manifest import ImagePreprocessing, Precision, Role, Tensor, Tokenizer
+from modelbake.manifest import CoremlPackage, Format, ImagePreprocessing, Precision, Role, Tensor, Tokenizer
 
 # Below this many bytes of weights a graph stays one file; above it they lie beside it and are mapped, not parsed, at load.
 EXTERNAL_DATA_THRESHOLD = 1 << 20
@@ -31,6 +31,8 @@ class Draft(Struct, frozen=True, omit_defaults=True):
     preprocessing: ImagePreprocessing | None = None
     tokenizer: Tokenizer | None = None
     precision: Precision = "fp32"
+    format: Format = "onnx"
+    coreml: CoremlPackage | None = None
 
 
 class Export(Struct, frozen=True):

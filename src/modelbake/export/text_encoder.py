@@ -57,7 +57,7 @@ def sample(bundle: Bundle, folder: Path, seed: int) -> None:
         mask_token="[MASK]",
     ).save_pretrained(inner)
     transformer = Transformer(str(inner), max_seq_length=model.max_tokens)
-    pooling = Pooling(config.hidden_size, pooling_mode="mean")
+    pooling = Pooling(config.hidden_size, pooling_mode=model.pooling)
     SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(
         str(folder), create_model_card=False
     )

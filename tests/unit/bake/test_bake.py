@@ -18,7 +18,8 @@ from modelbake.bake import buildx, run
 from modelbake.bake.buildx import Plan, plan_bake
 from modelbake.bake.host import HostInputs
 from modelbake.bake.run import choose_weights, run_bake, weight_overrides, weights_label
-from modelbake.bundle import Bundle, Catalog, Fallback, HubSource, LocalSource
+from modelbake.bundle import Bundle, Fallback, HubSource, LocalSource
+from modelbake.catalog import Catalog
 from modelbake.errors import (
     IntegrityError,
     MachineError,

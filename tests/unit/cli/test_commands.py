@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from modelbake import manifest
-from modelbake.bundle import Catalog
+from modelbake.catalog import Catalog
 from modelbake.cli.main import run
 from modelbake.manifest import Manifest
 from modelbake.runtime import encoder

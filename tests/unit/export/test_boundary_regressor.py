@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelbake import goldens
-from modelbake.bundle import Bundle, Catalog, TextEncoderModel
+from modelbake.bundle import Bundle, TextEncoderModel
+from modelbake.catalog import Catalog
 from modelbake.errors import RefusedError, SourceUnreachableError, UsageError
 from modelbake.export.artifact import Export
 from modelbake.export.boundary_regressor import export

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from modelbake import deployment, goldens, parity
-from modelbake.bundle import Bundle, Catalog
+from modelbake.bundle import Bundle
+from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, ModelbakeError, RefusedError
 from modelbake.export.boundary_regressor import export
 from modelbake.export.boundary_regressor.model import BoundaryRegressor

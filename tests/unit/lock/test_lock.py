@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from modelbake import pipeline
-from modelbake.bundle import Bundle, Catalog, FilePin, HubSource, LocalSource, UrlSource, WheelSource, parse_bundle
+from modelbake.bundle import Bundle, FilePin, HubSource, LocalSource, UrlSource, WheelSource, parse_bundle
+from modelbake.catalog import Catalog
 from modelbake.cli.main import run
 from modelbake.errors import IntegrityError
 from modelbake.lock import write

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from modelbake import settings
-from modelbake.bundle import Bundle, Catalog
+from modelbake.bundle import Bundle
+from modelbake.catalog import Catalog
 from modelbake.errors import SourceUnreachableError
 from modelbake.manifest import FileRef, SourceRecord
 from modelbake.settings import WeightsPolicy
