@@ -108,7 +108,7 @@ class Evaluator:
                 f"{self._where}: {operation} needs more memory than there is; run it on a larger machine."
             ) from error
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
-            raise self._fault(f"{operation}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+            raise self._fault(f"{operation}: {(str(error) or repr(error)).splitlines()[0]}") from error
         results = result if isinstance(result, tuple) else (result,)
         if len(results) != len(operation.outputs):
             raise self._fault(
