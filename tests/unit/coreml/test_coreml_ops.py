@@ -9,8 +9,12 @@ import pytest
 
 from modelbake.coreml.ops import OPS
 from modelbake.errors import IntegrityError
+from tests.unit.coreml import cases_elementwise, cases_shapes, cases_sums
 from tests.unit.coreml.cases import CASES, Case, numbers
 from tests.unit.coreml.programs import Array, evaluated, inferred, protobuf, run
+
+# Each adds to CASES.
+_MODULES = (cases_elementwise, cases_shapes, cases_sums)
 
 
 def answers(case: Case) -> list[Array]:
