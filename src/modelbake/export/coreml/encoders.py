@@ -59,7 +59,7 @@ def text_encoder(reference: Any, lengths: tuple[int, ...] = (128,)) -> Encoder:
             self.register_buffer("positions", positions[: max(lengths)].clone())
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            mask = attention_mask.to(torch.float32)
+            mask = attention_mask.to(self.positions.dtype)
             bias = ((1.0 - mask) * MASKED).reshape(1, 1, 1, -1)
             x = self.norm(self.words(input_ids) + self.positions[: input_ids.shape[1]].unsqueeze(0))
             for layer in self.layers:
@@ -73,7 +73,7 @@ def text_encoder(reference: Any, lengths: tuple[int, ...] = (128,)) -> Encoder:
                 pooled = x[:, 0]
             else:
                 # As a product, a text's mean stays within float16's range at any length.
-                shares = (mask / mask.sum(dim=1, keepdim=True).clamp(min=1.0)).unsqueeze(1)
+                shares = (mask / mask.sum(dim=1, keepdim=True).clamp_min(1.0)).unsqueeze(1)
                 pooled = (shares @ x).squeeze(1)
             return _unit(pooled) if normalized else pooled
 
@@ -223,7 +223,7 @@ def _resnet(visual: Any, x: Any) -> Any:
 
 def _unit(x: Any) -> Any:
     """torch.nn.functional.normalize(x, dim=-1) of rows [1, dimension], in operators that need no shape."""
-    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def _dimension(projection: Any) -> int:
