@@ -25,7 +25,10 @@ _QUANTUM = 2.0**-16
 
 
 def word_salad(vocabulary: int, first: int, last: int, lowest: int, count: int = 64, length: int = 24) -> list[Inputs]:
-    """`count` texts of tokens drawn from [lowest, vocabulary) between `first` and `last`: input_ids and attention_mask int32 [1, length]."""
+    """`count` texts of tokens drawn from [lowest, vocabulary) between `first` and `last`.
+
+    Each as input_ids and attention_mask, int32 [1, length].
+    """
     generator = np.random.Generator(np.random.PCG64(SEED))
     ids = generator.integers(lowest, vocabulary, (count, length), dtype=np.int32)
     ids[:, 0], ids[:, -1] = first, last
@@ -54,7 +57,9 @@ class Calibration:
         if found is None:
             return None
         own = self._parameters[found].detach().numpy().astype(np.float32)
-        same = own.size == matrix.size and np.array_equal(own.reshape(matrix.shape).astype(np.float16), matrix.astype(np.float16))
+        same = own.size == matrix.size and np.array_equal(
+            own.reshape(matrix.shape).astype(np.float16), matrix.astype(np.float16)
+        )
         return found if same else None
 
     def products(self, names: Iterable[str]) -> dict[str, Doubles]:
@@ -91,7 +96,9 @@ class Calibration:
             found = self._outputs(self._inputs[:MEASURED])
             for name, own in kept.items():
                 self._parameters[name].copy_(own)
-        cosines = (found * self._given).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(self._given, axis=1)
+        cosines = (
+            (found * self._given).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(self._given, axis=1)
+        )
         return float(1 - cosines.mean())
 
     def _outputs(self, inputs: list[Any]) -> Doubles:

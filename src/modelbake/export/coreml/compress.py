@@ -29,7 +29,10 @@ class Recipe:
 
     def text(self) -> str:
         """As JSON, for a package's metadata."""
-        by_bits = {str(width): sorted(n for n, b in self.bits.items() if b == width) for width in sorted(set(self.bits.values()))}
+        by_bits = {
+            str(width): sorted(n for n, b in self.bits.items() if b == width)
+            for width in sorted(set(self.bits.values()))
+        }
         return json.dumps({"palettes": by_bits, "rows": self.rows}, separators=(",", ":"), sort_keys=True)
 
 
@@ -57,7 +60,9 @@ class Sensitivity:
         most loss a byte comes first.
         """
         if average < WIDTHS[0]:
-            raise UsageError(f"An average of {average:g} bits cannot be had with palettes of {WIDTHS[0]}; ask for more.")
+            raise UsageError(
+                f"An average of {average:g} bits cannot be had with palettes of {WIDTHS[0]}; ask for more."
+            )
         bits = dict.fromkeys(self.sizes, WIDTHS[0])
         left = (average - WIDTHS[0]) * sum(self.sizes.values())
         steps = []
@@ -100,7 +105,9 @@ def to_palettes(source: Path, target: Path, calibration: Calibration, recipe: Re
         found = list(weights(spec, reader))
         unknown = set(recipe.bits) - {weight.name for weight in found}
         if unknown:
-            raise UsageError(f"{source}: it has no weight {min(unknown)!r}, which the recipe names; measure the recipe on it.")
+            raise UsageError(
+                f"{source}: it has no weight {min(unknown)!r}, which the recipe names; measure the recipe on it."
+            )
         products = _products(found, calibration)
 
     def form(weight: Weight) -> Form | None:
@@ -113,7 +120,11 @@ def to_palettes(source: Path, target: Path, calibration: Calibration, recipe: Re
 
 
 def _products(found: list[Weight], calibration: Calibration) -> dict[str, Doubles]:
-    parameters = {weight.name: calibration.parameter_of(weight.name, weight.matrix()) for weight in found if len(weight.shape) == 2}
+    parameters = {
+        weight.name: calibration.parameter_of(weight.name, weight.matrix())
+        for weight in found
+        if len(weight.shape) == 2
+    }
     by_parameter = calibration.products(parameter for parameter in parameters.values() if parameter is not None)
     return {name: by_parameter[one] for name, one in parameters.items() if one in by_parameter}
 
@@ -121,4 +132,6 @@ def _products(found: list[Weight], calibration: Calibration) -> dict[str, Double
 def _palette(weight: Weight, bits: int, rows: int, products: Doubles | None) -> Palette:
     """A table that rows are taken from has one palette: its rows are many, and much alike."""
     shared = rows if products is not None or len(weight.shape) > 2 else weight.shape[0]
-    return palettes.palettize(weight.matrix(), bits, shared, np.dtype(f"f{2 if weight.kind == 'float16' else 4}"), products)
+    return palettes.palettize(
+        weight.matrix(), bits, shared, np.dtype(f"f{2 if weight.kind == 'float16' else 4}"), products
+    )

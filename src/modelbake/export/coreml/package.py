@@ -40,11 +40,15 @@ def reading(path: Path) -> Iterator[tuple[Any, blob.Reader]]:
         spec.ParseFromString(program.read_bytes())
         file = weights.open("rb")
     except DecodeError as error:
-        raise IntegrityError(f"{program}: it is no Core ML model ({error}); build or fetch the package again.") from error
+        raise IntegrityError(
+            f"{program}: it is no Core ML model ({error}); build or fetch the package again."
+        ) from error
     except OSError as error:
         raise IntegrityError(f"{path}: the package is not whole ({error}); build or fetch it again.") from error
     if spec.WhichOneof("Type") != "mlProgram":
-        raise IntegrityError(f"{path}: it holds a {spec.WhichOneof('Type')}, not an ML Program; convert the model to one.")
+        raise IntegrityError(
+            f"{path}: it holds a {spec.WhichOneof('Type')}, not an ML Program; convert the model to one."
+        )
     with file:
         yield spec, blob.Reader(file, weights)
 

@@ -37,7 +37,9 @@ class Palette:
         return dense
 
 
-def cluster(values: NDArray[np.floating], count: int, weights: NDArray[np.floating] | None = None, rounds: int = 60) -> Doubles:
+def cluster(
+    values: NDArray[np.floating], count: int, weights: NDArray[np.floating] | None = None, rounds: int = 60
+) -> Doubles:
     """`count` ascending centres of the numbers in `values` by weighted k-means (Lloyd), float64 [count].
 
     In one dimension a cluster is an interval of the sorted numbers, so that a round costs but a search of the boundaries. The first
@@ -78,9 +80,7 @@ def nearest(values: NDArray[np.floating], centres: NDArray[np.floating]) -> NDAr
     return np.searchsorted(edges, values).astype(np.uint8)
 
 
-def palettize(
-    matrix: Floats, bits: int, rows: int, kind: np.dtype[Any], products: Doubles | None = None
-) -> Palette:
+def palettize(matrix: Floats, bits: int, rows: int, kind: np.dtype[Any], products: Doubles | None = None) -> Palette:
     """`matrix` [rows, columns] as a palette of `bits` bits for every `rows` rows (the last number that divides them), kept as `kind`.
 
     `products` [columns, columns] are the sums of x xᵀ over the vectors that the matrix is multiplied by. With them the numbers are
@@ -89,16 +89,16 @@ def palettize(
     """
     group = max(count for count in range(1, min(rows, len(matrix)) + 1) if len(matrix) % count == 0)
     power = None if products is None else np.maximum(np.diag(products), np.diag(products).mean() * DAMPING)
-    luts = np.stack(
+    centres = np.stack(
         [
             cluster(part, 1 << bits, None if power is None else np.broadcast_to(power, part.shape))
             for part in matrix.reshape(-1, group, matrix.shape[1])
         ]
     )
-    luts = luts.astype(kind).astype(np.float32)
+    luts: Floats = centres.astype(kind).astype(np.float32)
     if products is None:
         parts = zip(matrix.reshape(-1, group, matrix.shape[1]), luts, strict=True)
-        indices = np.concatenate([nearest(part, centres) for part, centres in parts])
+        indices = np.concatenate([nearest(part, lut) for part, lut in parts])
     else:
         indices = _compensated(matrix, luts, group, products)
     return Palette(indices, luts, group)

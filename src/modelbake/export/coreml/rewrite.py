@@ -126,15 +126,17 @@ def rewrite(
     return changed
 
 
-def dense(path: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
+def dense(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     """Every constant of the package that lies in weight.bin, by its name, as the numbers that its operators make of it."""
     with package.reading(path) as (spec, reader):
         for operation in package.operations(spec):
-            given = {name: value for name, value in operation.attributes.items()}
+            given = dict(operation.attributes.items())
             given |= {name: one.arguments[0].value for name, one in operation.inputs.items() if one.arguments}
             if not any(value.HasField("blobFileValue") for value in package.blob_values(operation)):
                 continue
-            arrays = {name: _array(value, reader) for name, value in given.items() if value.HasField("type")}
+            arrays: dict[str, NDArray[Any]] = {
+                name: _array(value, reader) for name, value in given.items() if value.HasField("type")
+            }
             if operation.type == "const":
                 yield operation.outputs[0].name, arrays["val"]
             elif operation.type == "constexpr_lut_to_dense":
@@ -147,17 +149,19 @@ def dense(path: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
                 shifted = arrays["quantized_data"] - arrays["zero_point"].reshape(shape)
                 yield operation.outputs[0].name, shifted * arrays["scale"].reshape(shape)
             else:
-                raise IntegrityError(f"{path}: {operation.type} is no way that modelbake keeps weights in; convert it anew.")
+                raise IntegrityError(
+                    f"{path}: {operation.type} is no way that modelbake keeps weights in; convert it anew."
+                )
 
 
-def _look_up(indices: NDArray[np.generic], lut: NDArray[np.generic]) -> NDArray[np.generic]:
+def _look_up(indices: NDArray[Any], lut: NDArray[Any]) -> NDArray[Any]:
     """MIL's constexpr_lut_to_dense (iOS 18) with a vector size of 1."""
     group: Any = 0
     for axis, (length, count) in enumerate(zip(indices.shape, lut.shape, strict=False)):
         along = np.arange(length) // (length // count)
         group = group * count + along.reshape([-1 if one == axis else 1 for one in range(indices.ndim)])
     flat = lut.reshape(-1, lut.shape[-2])
-    made: NDArray[np.generic] = flat[group, indices]
+    made: NDArray[Any] = flat[group, indices]
     return made
 
 
@@ -239,7 +243,7 @@ def _value(array: NDArray[Any], kind: str, writer: blob.Writer) -> Any:
     return value
 
 
-def _array(value: Any, reader: blob.Reader) -> NDArray[np.generic]:
+def _array(value: Any, reader: blob.Reader) -> NDArray[Any]:
     """What a value holds, wherever it lies, for the kinds of number that `_value` writes."""
     from coremltools.proto import MIL_pb2
 
