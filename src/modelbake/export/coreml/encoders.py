@@ -168,7 +168,7 @@ def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ..
 
 def _modules(reference: Any) -> tuple[Any, str, bool]:
     """The BERT, the pooling's mode, and whether what it gives is normalised."""
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertModel
 
     parts = list(reference.children())

@@ -17,6 +17,8 @@ Doubles = NDArray[np.float64]
 # GPTQ's: the share of the mean power that is added to every column's, and how many columns are made up for at once.
 DAMPING = 0.01
 BLOCK = 64
+# Without weights, so many of the numbers, at most, choose the centres.
+SAMPLED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,15 @@ def cluster(
     In one dimension a cluster is an interval of the sorted numbers, so that a round costs but a search of the boundaries. The first
     centres are quantiles of the density's cube root, which for many centres is where the best ones lie (Panter and Dite, 1951).
     """
-    order = np.argsort(values, axis=None, kind="stable")
-    ordered = values.reshape(-1)[order].astype(np.float64)
-    weighed = np.ones(len(ordered)) if weights is None else weights.reshape(-1)[order].astype(np.float64)
+    if weights is None:
+        ordered = np.sort(values, axis=None)
+        # Of a table's millions, evenly many: their quantiles are the same, in a tenth of the memory.
+        ordered = ordered[:: -(-len(ordered) // SAMPLED)].astype(np.float64)
+        weighed = np.ones(len(ordered))
+    else:
+        order = np.argsort(values, axis=None, kind="stable")
+        ordered = values.reshape(-1)[order].astype(np.float64)
+        weighed = weights.reshape(-1)[order].astype(np.float64)
     mass = np.concatenate([[0.0], np.cumsum(weighed)])
     moment = np.concatenate([[0.0], np.cumsum(weighed * ordered)])
     centres = _first_centres(ordered, weighed, count)
