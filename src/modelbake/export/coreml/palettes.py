@@ -120,22 +120,23 @@ def _compensated(matrix: Floats, luts: Floats, group: int, products: Doubles) ->
     damped = products + np.eye(count) * (DAMPING * power.mean() or 1.0)
     order = np.argsort(-power, kind="stable")
     upper = np.linalg.cholesky(np.linalg.inv(damped[order][:, order])).T
-    left = matrix[:, order].astype(np.float64)
+    # Transposed, so that a column lies in one piece.
+    left = np.ascontiguousarray(matrix[:, order].T, np.float64)
     of_rows = np.repeat(luts.astype(np.float64), group, axis=0)
-    edges = (of_rows[:, 1:] + of_rows[:, :-1]) / 2
+    edges = np.ascontiguousarray(((of_rows[:, 1:] + of_rows[:, :-1]) / 2).T)
     everywhere = np.arange(len(matrix))
-    indices = np.empty(matrix.shape, np.uint8)
+    indices = np.empty((count, len(matrix)), np.uint8)
     for start in range(0, count, BLOCK):
         end = min(start + BLOCK, count)
-        errors = np.empty((len(matrix), end - start))
+        errors = np.empty((end - start, len(matrix)))
         for column in range(start, end):
-            chosen = (left[:, column, None] > edges).sum(axis=1)
-            indices[:, order[column]] = chosen
-            error = (left[:, column] - of_rows[everywhere, chosen]) / upper[column, column]
-            left[:, column + 1 : end] -= error[:, None] * upper[column, column + 1 : end]
-            errors[:, column - start] = error
-        left[:, end:] -= errors @ upper[start:end, end:]
-    return indices
+            chosen = (left[column] > edges).sum(axis=0)
+            indices[order[column]] = chosen
+            error = (left[column] - of_rows[everywhere, chosen]) / upper[column, column]
+            left[column + 1 : end] -= upper[column, column + 1 : end, None] * error
+            errors[column - start] = error
+        left[end:] -= upper[start:end, end:].T @ errors
+    return np.ascontiguousarray(indices.T)
 
 
 def row_quantize(matrix: Floats, kind: np.dtype[Any]) -> tuple[NDArray[np.int8], Floats]:
