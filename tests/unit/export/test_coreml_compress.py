@@ -62,7 +62,9 @@ def coremltools_own(path: Path) -> dict[str, Any]:
 
     model = ct.models.MLModel(str(path), skip_model_load=True)
     program = load.load(
-        model.get_spec(), specification_version=model.get_spec().specificationVersion, file_weights_dir=model.weights_dir
+        model.get_spec(),
+        specification_version=model.get_spec().specificationVersion,
+        file_weights_dir=model.weights_dir,
     )
     found = {}
     for operation in program.functions["main"].operations:
@@ -149,6 +151,6 @@ def test_a_model_without_weights_worth_it_is_refused(
     packages: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("modelbake.export.coreml.rewrite.SMALLEST", 1 << 20)
-    with pytest.raises(UsageError, match="no weights that int8 would make smaller"):
+    with pytest.raises(UsageError, match="no weights that fewer bits would make smaller"):
         to_int8(packages["fp16", "iOS16"], tmp_path / "x.mlpackage")
     assert not list(tmp_path.iterdir())

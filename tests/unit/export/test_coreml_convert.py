@@ -23,11 +23,13 @@ from pathlib import Path
 import torch
 from modelbake.export._torchvision import declare_missing_ops
 declare_missing_ops()
-from modelbake.export.coreml import encoders, package
-from modelbake.export.coreml.compress import to_int8
+from modelbake.export.coreml import encoders, package, rewrite
+from modelbake.export.coreml.calibrate import Calibration, word_salad
+from modelbake.export.coreml.compress import measure, to_int8, to_palettes
 from modelbake.export.coreml.convert import convert
 from tests.unit.export import coreml_tiny
 folder = Path(sys.argv[1])
+rewrite.SMALLEST = 1024
 torch.set_num_threads(int(sys.argv[2]))
 encoder = encoders.text_encoder(coreml_tiny.sentence_model(folder), (16, 32))
 for precision in ("fp32", "fp16"):
@@ -35,7 +37,10 @@ for precision in ("fp32", "fp16"):
 image = encoders.clip_image_encoder(coreml_tiny.clip(), (0.5,) * 3, (0.2,) * 3)
 convert(image.module, image.inputs, image.output, folder / "image.mlpackage")
 to_int8(folder / "fp16.mlpackage", folder / "int8.mlpackage")
-print(*(package.digest(folder / f"{name}.mlpackage") for name in ("fp32", "fp16", "image", "int8")))
+calibration = Calibration(encoder.module, word_salad(coreml_tiny.VOCABULARY, 1, 2, 3, count=24, length=16))
+recipe = measure(folder / "fp16.mlpackage", calibration).recipe(5)
+to_palettes(folder / "fp16.mlpackage", folder / "palettes.mlpackage", calibration, recipe)
+print(*(package.digest(folder / f"{name}.mlpackage") for name in ("fp32", "fp16", "image", "int8", "palettes")))
 """
 
 
@@ -49,9 +54,9 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
             [sys.executable, "-c", ONCE, str(folder), seed], env=environ, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        digests.append(done.stdout.split()[-4:])
+        digests.append(done.stdout.split()[-5:])
     assert digests[0] == digests[1]
-    assert len(set(digests[0])) == 4
+    assert len(set(digests[0])) == 5
 
 
 @pytest.fixture(scope="module")

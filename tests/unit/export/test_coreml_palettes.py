@@ -84,9 +84,7 @@ def test_columns_that_never_get_anything_do_no_harm() -> None:
     matrix = np.random.default_rng(5).standard_normal((8, 16)).astype(np.float32)
     products = np.diag(np.r_[np.ones(12), np.zeros(4)])
     assert np.abs(palettize(matrix, 6, 8, SINGLE, products).dense() - matrix).max() < 0.5
-    np.testing.assert_array_equal(
-        palettize(matrix, 4, 8, SINGLE, np.zeros((16, 16))).dense().shape, matrix.shape
-    )
+    np.testing.assert_array_equal(palettize(matrix, 4, 8, SINGLE, np.zeros((16, 16))).dense().shape, matrix.shape)
 
 
 def test_int8_rows_are_within_half_a_step_and_rows_of_zeros_stay() -> None:

@@ -61,17 +61,21 @@ def write(path: Path, spec: Any, fill: Callable[[Any, blob.Writer], None]) -> No
     partial = path.with_name(f".{path.name}-partial")
     with disk_errors(path.parent):
         shutil.rmtree(partial, ignore_errors=True)
-        weights = partial / "Data" / WEIGHTS
-        weights.parent.mkdir(parents=True)
-        with weights.open("wb") as file:
-            writer = blob.Writer(file)
-            fill(spec, writer)
-            writer.finish()
-        (partial / "Data" / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
-        (partial / "Manifest.json").write_text(_manifest(partial), encoding="utf-8")
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+        try:
+            weights = partial / "Data" / WEIGHTS
+            weights.parent.mkdir(parents=True)
+            with weights.open("wb") as file:
+                writer = blob.Writer(file)
+                fill(spec, writer)
+                writer.finish()
+            (partial / "Data" / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
+            (partial / "Manifest.json").write_text(_manifest(partial), encoding="utf-8")
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def copy_weights(spec: Any, reader: blob.Reader, writer: blob.Writer) -> None:

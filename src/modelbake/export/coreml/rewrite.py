@@ -63,7 +63,7 @@ class Linear8:
 
 @dataclass(frozen=True)
 class Palettized:
-    """Keep a weight as this palette. One palette needs iOS 18, as here written; so do several, on any system."""
+    """Keep a weight as this palette, by iOS 18's operator: that of iOS 16 has one palette for a weight, and other parameters."""
 
     palette: Palette
     bits: int
@@ -95,11 +95,13 @@ def rewrite(
 ) -> int:
     """Write `source`'s program as `target`, each weight as `form` says, or as it was for None; how many it changed.
 
-    UsageError for a palette in a program of a system before iOS 18. `metadata` is added to what Xcode shows.
+    UsageError for a palette in a program of a system before iOS 18, and where there are no such weights. `metadata` is added to what Xcode shows.
     """
     changed = 0
     with package.reading(source) as (spec, reader):
         found = {weight.name: weight for weight in weights(spec, reader)}
+        if not found:
+            raise UsageError(f"{source}: it has no weights that fewer bits would make smaller; keep it as it is.")
         modern = int(spec.specificationVersion) >= 9
 
         def fill(spec: Any, writer: blob.Writer) -> None:
