@@ -104,7 +104,7 @@ def test_a_clip_image_encoder_answers_as_open_clip_does(tmp_path: Path, image: s
 
 
 def shows_an_image(path: Path) -> None:
-    """That the package's input is an RGB image of 32 × 32; then made an array of its 0 to 255, which is what the program gets."""
+    """That the package's input is an RGB image of 32 by 32; then made an array of its 0 to 255, which is what the program gets."""
     with package.reading(path) as (spec, reader):
         (given,) = spec.description.input
         assert (given.name, given.type.imageType.width, given.type.imageType.height) == ("image", 32, 32)

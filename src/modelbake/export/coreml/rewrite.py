@@ -95,7 +95,8 @@ def rewrite(
 ) -> int:
     """Write `source`'s program as `target`, each weight as `form` says, or as it was for None; how many it changed.
 
-    UsageError for a palette in a program of a system before iOS 18, and where there are no such weights. `metadata` is added to what Xcode shows.
+    UsageError for a palette in a program of a system before iOS 18, and where there are no such
+    weights. `metadata` is added to what Xcode shows.
     """
     changed = 0
     with package.reading(source) as (spec, reader):
