@@ -1,0 +1,1 @@
+"""Core ML packages (.mlpackage) on any machine: read, checked, and their ML Programs run without Apple's runtime."""

@@ -1,0 +1,210 @@
+"""A .mlpackage on disk: its files found and checked, its model's protobuf, and the interface that an app sees.
+
+The layout is that of Apple's ModelPackage: Manifest.json names the items below Data/ and which of them is the root model
+(`com.apple.CoreML/model.mlmodel`); an ML Program's large constants lie beside it (`weights/weight.bin`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from modelbake.coreml.proto import parse_model
+from modelbake.errors import IntegrityError, RefusedError
+
+MANIFEST = "Manifest.json"
+DATA = "Data"
+# What a blob's file name in a program starts with: the folder of the model.
+MODEL_FOLDER = "@model_path/"
+# FeatureTypes.proto's ArrayDataType, and numpy's names.
+_ARRAYS = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
+_KINDS = {"mlProgram": "ML Program", "neuralNetwork": "neural network", "pipeline": "pipeline"}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input or output of the model: its name, numpy's name of its dtype, and the shapes that it takes.
+
+    `shape` is the default (empty where the model gives none); `shapes` are the enumerated ones; `ranges` are lowest and highest size
+    of each dimension (highest None: without bound).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...] = ()
+    ranges: tuple[tuple[int, int | None], ...] = ()
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the model takes an array of this shape."""
+        if self.shapes:
+            return shape in self.shapes
+        if self.ranges:
+            return len(shape) == len(self.ranges) and all(
+                low <= size and (high is None or size <= high)
+                for size, (low, high) in zip(shape, self.ranges, strict=True)
+            )
+        return shape == self.shape
+
+    def shown(self) -> str:
+        """The shapes in words, for messages."""
+        if self.shapes:
+            return " or ".join(str(list(shape)) for shape in self.shapes)
+        if self.ranges:
+            words = [
+                str(low) if low == high else f"{low} to {'any' if high is None else high}" for low, high in self.ranges
+            ]
+            return f"[{', '.join(words)}]"
+        return str(list(self.shape))
+
+
+@dataclass(frozen=True)
+class Package:
+    """An opened package: the model's file, its parsed Model message, and one function's inputs and outputs."""
+
+    path: Path
+    model: Path
+    spec: Any
+    function: str
+    inputs: tuple[Feature, ...]
+    outputs: tuple[Feature, ...]
+
+    def weight_file(self, name: str) -> Path:
+        """The file that a blob of the program names (`@model_path/…`); RefusedError where it is outside the model's folder."""
+        if not name.startswith(MODEL_FOLDER):
+            raise RefusedError(
+                f"{self.model}: the program's weights are at {name!r}, which is no place in the package; do not use it."
+            )
+        return _within(self.model.parent, name.removeprefix(MODEL_FOLDER), self.path)
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the package needs: Manifest.json, the model, and the weights that its programs name."""
+        names = sorted(set(_blob_files(self.spec.mlProgram)))
+        return (self.path / MANIFEST, self.model, *(self.weight_file(name) for name in names))
+
+
+def open_package(path: Path, function: str = "") -> Package:
+    """The ML Program of the folder `path`, and the interface of `function` (by default the one that Core ML runs).
+
+    IntegrityError where a file is missing, cut short or no such document, or the model is no ML Program, or has inputs or outputs
+    that are no arrays; RefusedError where a path or a link leads out of the package.
+    """
+    if not path.is_dir():
+        raise IntegrityError(f"{path} is no folder, as a .mlpackage is; build or copy the bundle again.")
+    model = _root_model(path)
+    try:
+        data = model.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{model}: cannot be read ({error.strerror}); build or copy the bundle again.") from error
+    spec = parse_model(data, model)
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        shown = _KINDS.get(kind, kind) if kind else "nothing"
+        raise IntegrityError(f"{model}: holds {shown}, where an ML Program is needed; convert to mlprogram.")
+    description = spec.description
+    if len(description.functions):
+        wanted = function or description.defaultFunctionName
+        found = next((one for one in description.functions if one.name == wanted), None)
+        if found is None:
+            raise IntegrityError(
+                f"{model}: has no function {wanted!r}; it has {', '.join(f.name for f in description.functions)}."
+            )
+        described: Any = found
+        function = wanted
+    else:
+        described = description
+        function = function or "main"
+    if len(described.state):
+        raise IntegrityError(f"{model}: keeps a state ({described.state[0].name!r}), which this runner does not know.")
+    package = Package(
+        path, model, spec, function, _features(described.input, model), _features(described.output, model)
+    )
+    for file in package.files()[2:]:
+        if not file.is_file():
+            raise IntegrityError(
+                f"{file} is missing, where the package's program has its weights; build or copy the bundle again."
+            )
+    return package
+
+
+def _root_model(path: Path) -> Path:
+    manifest = path / MANIFEST
+    try:
+        # Read once, and never through a link.
+        document = json.loads(_within(path, MANIFEST, path).read_bytes())
+        items = document["itemInfoEntries"]
+        entry = items[document["rootModelIdentifier"]]["path"]
+        paths = [item["path"] for item in items.values()]
+        if not all(isinstance(one, str) for one in paths):
+            raise TypeError("a path that is no text")
+    except OSError as error:
+        raise IntegrityError(
+            f"{manifest}: cannot be read ({error.strerror}); build or copy the bundle again."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IntegrityError(
+            f"{manifest}: no manifest of a model package ({error!r}); build or copy the bundle again."
+        ) from error
+    for one in paths:
+        found = _within(path / DATA, one, path)
+        if not found.exists():
+            raise IntegrityError(f"{found} is missing, which {MANIFEST} lists; build or copy the bundle again.")
+    return _within(path / DATA, entry, path)
+
+
+def _within(folder: Path, name: str, package: Path) -> Path:
+    """`name` below `folder`; RefusedError where it leaves it, or a link is on the way."""
+    relative = PurePosixPath(name)
+    if not name or "\0" in name or relative.is_absolute() or ".." in relative.parts:
+        raise RefusedError(f"{package}: names the file {name!r}, which is outside the package; do not use it.")
+    whole = folder.relative_to(package) / relative
+    for depth in range(1, len(whole.parts) + 1):
+        if package.joinpath(*whole.parts[:depth]).is_symlink():
+            raise RefusedError(
+                f"{package.joinpath(*whole.parts[:depth])} is a link, which no package has; do not use it."
+            )
+    return folder / relative
+
+
+def _features(described: Iterable[Any], model: Path) -> tuple[Feature, ...]:
+    features = []
+    for one in described:
+        kind = one.type.WhichOneof("Type")
+        if kind != "multiArrayType":
+            raise IntegrityError(f"{model}: {one.name!r} is of the kind {kind}, and this runner knows arrays alone.")
+        array = one.type.multiArrayType
+        if array.dataType not in _ARRAYS:
+            raise IntegrityError(f"{model}: {one.name!r} has numbers of the unknown type {array.dataType}.")
+        flexible = array.WhichOneof("ShapeFlexibility")
+        shapes: tuple[tuple[int, ...], ...] = ()
+        ranges: tuple[tuple[int, int | None], ...] = ()
+        if flexible == "enumeratedShapes":
+            shapes = tuple(tuple(shape.shape) for shape in array.enumeratedShapes.shapes)
+        elif flexible == "shapeRange":
+            ranges = tuple(
+                (int(size.lowerBound), None if size.upperBound < 0 else int(size.upperBound))
+                for size in array.shapeRange.sizeRanges
+            )
+        features.append(Feature(one.name, _ARRAYS[array.dataType], tuple(array.shape), shapes, ranges))
+    names = [feature.name for feature in features]
+    if len(set(names)) != len(names):
+        raise IntegrityError(
+            f"{model}: names an input or output twice ({', '.join(names)}); build or copy the bundle again."
+        )
+    return tuple(features)
+
+
+def _blob_files(program: Any) -> Iterable[str]:
+    for function in program.functions.values():
+        for block in function.block_specializations.values():
+            for operation in block.operations:
+                for value in operation.attributes.values():
+                    if value.WhichOneof("value") == "blobFileValue":
+                        yield value.blobFileValue.fileName
+                for argument in operation.inputs.values():
+                    for binding in argument.arguments:
+                        if binding.value.WhichOneof("value") == "blobFileValue":
+                            yield binding.value.blobFileValue.fileName
