@@ -9,9 +9,8 @@ import click
 
 from modelbake.catalog import Catalog
 from modelbake.cli.options import load_settings, locked_option, models_dir_option, speaking, weights_option
-from modelbake.coreml.runner import PROVES
 from modelbake.errors import MachineError
-from modelbake.manifest import Artifact, BundleEntry
+from modelbake.manifest import Artifact
 from modelbake.output import out, table
 
 BUNDLE = "minilm-l6-v2-coreml"
@@ -28,6 +27,8 @@ def command(bundle: str, models_dir: Path | None, weights: str | None, locked: b
 
     A package under its gate is not written (exit 6).
     """
+    # They need torch, for which --help should not wait.
+    from modelbake.coreml.runner import PROVES
     from modelbake.pipeline import Pipeline
 
     settings = load_settings(models_dir, weights, locked=locked)
@@ -52,7 +53,7 @@ def command(bundle: str, models_dir: Path | None, weights: str | None, locked: b
     head = {"bundle": entry.name, "weights": entry.weights, "digest": entry.digest, "proves": PROVES}
     out.result(
         {**head, "packages": results},
-        [*table(["package", "precision", "size", "parity"], rows), *_notes(entry)],
+        [*table(["package", "precision", "size", "parity"], rows), f"weights: {entry.weights}; {PROVES}"],
     )
 
 
@@ -65,10 +66,6 @@ def _figures(artifact: Artifact) -> str:
         f"mean cosine {quality.mean_cosine:g} (gate {quality.mean_cosine_gate:g}), "
         f"top-10 {quality.top10_overlap:g} (gate {quality.top10_overlap_gate:g})"
     )
-
-
-def _notes(entry: BundleEntry) -> list[str]:
-    return [f"weights: {entry.weights}; {PROVES}"]
 
 
 def _check_folder(models: Path) -> None:
