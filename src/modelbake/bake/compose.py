@@ -57,8 +57,8 @@ def write_override(root: Path, host: HostInputs, user: str | None) -> Path | Non
     path, pip_conf = root / OVERRIDE_NAME, root / SECRETS_NAME / "pip.conf"
     if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(MARK):
         raise RefusedError(
-            f"{path} is not of modelbake's making and stays as it is. Take it away and run this again; then put what you need into a file of "
-            "another name, and both into COMPOSE_FILE."
+            f"{path} is not of modelbake's making and stays as it is. Give it another name and run this again; COMPOSE_FILE then takes "
+            "all three files."
         )
     found = override(host, pip_conf)
     with disk_errors(root):
@@ -78,7 +78,9 @@ def _write_secret(path: Path, text: str, user: str) -> None:
     """For the container's user alone: Compose mounts the file as it is."""
     match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", user)
     if match is None:
-        raise UsageError(f"MODELBAKE_USER={user!r} is not of the form UID:GID in numbers, such as {DEFAULT_USER}; set it so.")
+        raise UsageError(
+            f"MODELBAKE_USER={user!r} is not of the form UID:GID in numbers, such as {DEFAULT_USER}; set it so."
+        )
     with disk_errors(path.parent):
         path.parent.mkdir(mode=0o755, exist_ok=True)
         path.touch(mode=0o600)

@@ -17,7 +17,9 @@ BUNDLE = "minilm-l6-v2-coreml"
 
 
 @click.command("convert_embedding.py", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--bundle", default=BUNDLE, show_default=True, help="A bundle of the kind coreml_text_encoder or coreml_clip.")
+@click.option(
+    "--bundle", default=BUNDLE, show_default=True, help="A bundle of the kind coreml_text_encoder or coreml_clip."
+)
 @models_dir_option
 @weights_option
 @locked_option

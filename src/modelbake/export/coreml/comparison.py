@@ -39,7 +39,9 @@ def compare(
 
     artifact = entry.artifact(ROLE, precision)
     if artifact.coreml is None or artifact.tokenizer is None:
-        raise UnknownNameError(f"{entry.name} has no Core ML text encoder; build a bundle of the kind coreml_text_encoder.")
+        raise UnknownNameError(
+            f"{entry.name} has no Core ML text encoder; build a bundle of the kind coreml_text_encoder."
+        )
     _check_sources(entry, sources)
     reference = load_reference(sources, artifact.tokenizer.max_tokens)
     tokenizer = _tokenizer(models / artifact.tokenizer.path)
@@ -95,5 +97,5 @@ def _check_sources(entry: BundleEntry, sources: Path) -> None:
             )
         if sha256_of(path) != ref.sha256:
             raise IntegrityError(
-                f"{path} is not the file that {entry.name} was made from; `modelbake fetch {entry.name}` brings it, or build the bundle again."
+                f"{path} is not the file that {entry.name} was made from; `modelbake fetch {entry.name}` brings it."
             )
