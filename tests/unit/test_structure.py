@@ -92,7 +92,20 @@ ROOMS = {
     "pipeline": FOUNDATION | {"cache", "export", "install", "parity", "quantize", "sources"},
     "training": FOUNDATION | {"export", "parity", "runtime"},
     "cli": FOUNDATION
-    | {"bake", "inspect", "layers", "lock", "oci", "pipeline", "report", "runtime", "training", "verify"},
+    | {
+        "bake",
+        "coreml",
+        "export",
+        "inspect",
+        "layers",
+        "lock",
+        "oci",
+        "pipeline",
+        "report",
+        "runtime",
+        "training",
+        "verify",
+    },
     "__main__": {"cli"},
     "modelbake": set(),
 }
@@ -109,6 +122,8 @@ NARROW = {
     ("report", "runtime"): {"modelbake.runtime.session"},
     ("training", "runtime"): {"modelbake.runtime.boundary"},
     ("cli", "runtime"): {"modelbake.runtime.encoder", "modelbake.runtime.reranker"},
+    ("cli", "coreml"): {"modelbake.coreml.runner"},
+    ("cli", "export"): {"modelbake.export.coreml.comparison"},
 }
 
 HEAVY = ("torch", "torchvision", "open_clip", "transformers", "sentence_transformers", "onnx", "coremltools", "tvm")
