@@ -68,6 +68,8 @@ def convert(
     """coremltools' MLModel of the traced module."""
     import coremltools as ct
 
+    # torch's fused attention, which no converter knows, is for towers without a mask.
+    torch.backends.mha.set_fastpath_enabled(False)
     with torch.no_grad(), one_number_casts():
         traced = torch.jit.trace(module.eval(), example, check_trace=False)
         return ct.convert(

@@ -13,7 +13,7 @@ from modelbake.coreml.runner import Runner
 from tests import coreml_packages
 from tests.coreml_damages import BY_PRECISION, INERT
 from tests.coreml_editor import Damage, Editor, Goldens, replayed
-from tests.golden.conftest import ROOT, Built
+from tests.golden.conftest import ROOT, environment, modelbake
 
 TOKENS = 128
 # From a word to more than the package takes: what is masked, what is not, and every position.
@@ -49,8 +49,11 @@ def reference(files: Path, texts: list[str]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def files(built: Built) -> Path:
-    return built.sources("minilm-l6-v2")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle's files, with the published weights or, where no source has them, a sample's."""
+    folder = tmp_path_factory.mktemp("files")
+    modelbake("fetch", "minilm-l6-v2", "--to", str(folder), environ=environment(folder))
+    return folder / "minilm-l6-v2" / "files"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,8 @@ def test_float32_gives_sentence_transformers_vectors(files: Path, made: tuple[Pa
 
 def test_what_is_compressed_gives_near_vectors(files: Path, made: tuple[Path, dict[str, Path]]) -> None:
     wanted = reference(files, TEXTS)
-    for name, least in (("int8", 0.997), ("int8-ios16", 0.997), ("palette", 0.9)):
+    # The palette of even steps is made to be damaged, not to be used: what it is worth, test_coreml_constexpr asks of coremltools.
+    for name, least in (("int8", 0.997), ("int8-ios16", 0.997)):
         runner = Runner(made[1][name])
         found = np.concatenate([runner.run(one)["embeddings"] for one in tokens_of(files, TEXTS)])
         assert (found * wanted).sum(axis=1).mean() >= least, name
