@@ -90,7 +90,8 @@ def finish(
     mac = find_mac()
     name = _pulled(settings, bundle, keys, plain_http) if is_reference else bundle
     entry = manifest.read(settings.models_dir).bundle(name)
-    if entry.weights == "sample":
+    if entry.weights == "sample" and not is_reference:
+        # Pulling says so itself.
         out.warn(f"{entry.name}: SAMPLE WEIGHTS (random), for trying out, not for use.")
 
     def on_report(report: PackageReport) -> None:

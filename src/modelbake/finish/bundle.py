@@ -92,7 +92,7 @@ def finish(
         failures = [line for report in reports.values() for line in report.failures]
         if failures:
             raise ParityError(
-                f"{entry.name} {entry.version} keeps not all of its gates on this Mac, so nothing was written or pushed:\n  "
+                f"{entry.name} {entry.version} misses gates on this Mac, so nothing was written or pushed:\n  "
                 + "\n  ".join(failures)
                 + "\nLeave a compute unit out with --unit, or the variant out of its bundle.toml, if it shall do without."
             )

@@ -87,7 +87,10 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def _one_of_each(items: list[Item]) -> dict[str, Item]:
-    return {item.shape: item for item in reversed(items)}
+    found: dict[str, Item] = {}
+    for item in items:
+        found.setdefault(item.shape, item)
+    return dict(sorted(found.items(), key=lambda pair: [int(size) for size in pair[0].split("x")]))
 
 
 def _latency(loaded: Loaded, item: Item, runs: int) -> float:
