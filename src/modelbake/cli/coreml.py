@@ -109,6 +109,35 @@ def finish(
     out.result(result, lines)
 
 
+@command.command("swift")
+@click.argument("bundle")
+@click.option("--role", help="Of the artifact with that role, such as text_encoder [default: the only one].")
+@click.option(
+    "--precision", help="Of the artifact of that precision: fp32, fp16, int8 or 4bit [default: fp32, or the only one]."
+)
+@models_dir_option
+@speaking
+def swift(bundle: str, role: str | None, precision: str | None, models_dir: Path | None) -> None:
+    """Print Swift that calls a package of BUNDLE in the models folder: tokenising, padding, predicting, compiled models kept.
+
+    The manifest has the package's names, shapes, lengths and digests, and so has the Swift. It is written, not compiled here.
+    """
+    from modelbake.swift.source import swift_source
+
+    settings = load_settings(models_dir)
+    entry = manifest.read(settings.models_dir).bundle(bundle)
+    roles = list(dict.fromkeys(artifact.role for artifact in entry.artifacts))
+    if role is None:
+        if len(roles) > 1:
+            raise UsageError(f"{bundle} has several roles; give --role one of: {', '.join(roles)}.")
+        (role,) = roles
+    artifact = entry.artifact(role, precision)
+    source = swift_source(settings.models_dir, entry, artifact)
+    out.result(
+        {"bundle": entry.name, "role": role, "precision": artifact.precision, "swift": source}, source.splitlines()
+    )
+
+
 def _refuse_same(source: str, target: str) -> None:
     from modelbake.oci.locate import IN_STORE
     from modelbake.oci.reference import parse

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from modelbake import manifest
 from modelbake.digests import Digests
 from modelbake.errors import IntegrityError, MachineError, ParityError, UnknownNameError, UsageError
-from modelbake.files import disk_errors, file_refs, sha256_of
+from modelbake.files import disk_errors, file_refs, folder_digest, sha256_of
 from modelbake.finish import xcode
 from modelbake.finish.gates import gate_for
 from modelbake.finish.host import Host, this_mac
@@ -160,7 +160,7 @@ def _replayed(
         version=entry.version,
         digest=entry.digest,
         package=package.package,
-        package_sha256=package_digest(entry, package),
+        package_sha256=folder_digest(entry.files, package.package),
         compiled_sha256=manifest.bundle_digest(file_refs(compiled)),
         goldens_sha256=entry.goldens.sha256,
         role=artifact.role,
@@ -169,16 +169,6 @@ def _replayed(
         tools=mac.tools,
         units=tuple(measure(mac.predictor, compiled, unit, items, gate_for(artifact, unit), runs) for unit in units),
     )
-
-
-def package_digest(entry: BundleEntry, package: CoremlPackage) -> str:
-    """SHA-256 over the package's files, each by its path in the package, as manifest.bundle_digest takes it."""
-    inside = (
-        replace(ref, path=str(PurePosixPath(ref.path).relative_to(package.package)))
-        for ref in entry.files
-        if _is_below(ref.path, package.package)
-    )
-    return manifest.bundle_digest(tuple(inside))
 
 
 def _entry(entry: BundleEntry, version: str, made: Path) -> BundleEntry:
@@ -203,10 +193,6 @@ def _finished(artifact: Artifact) -> Artifact:
         package, verified_on="apple", compiled=str(_compiled_path(package)), report=str(_report_path(package))
     )
     return replace(artifact, coreml=coreml)
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return PurePosixPath(folder) in PurePosixPath(path).parents
 
 
 def _compiled_path(package: CoremlPackage) -> PurePosixPath:
