@@ -42,6 +42,11 @@ def evaluation_of_texts(role: str, texts: Sequence[str], outputs: Arrays) -> Cas
     return Case(role, EVALUATION, {}, outputs, {"lines": lines})
 
 
+def own_role(role: str, precision: str) -> str:
+    """The role of cases that hold what a smaller variant itself gave when it was made, for the same inputs as the role's own."""
+    return f"{role}.{precision}"
+
+
 def texts_of(case: Case) -> list[str]:
     """The texts that an evaluation case was made from; none where it was made from images."""
     lines = case.raw.get("lines")

@@ -119,7 +119,10 @@ class Pipeline:
     def _export(self, bundle: Bundle, fetched: Fetched, sources: Path) -> Path:
         family = FAMILIES[bundle.kind]
         # Without what later steps alone read: an exporter cannot depend on it, and another gate or licence exports nothing anew.
-        bundle = replace(bundle, variants=(), gates=Gates(), version="0.0.0", description="", licence="", default=False)
+        variants = () if family.quantizer else tuple(replace(v, gates=type(v)().gates) for v in bundle.variants)
+        bundle = replace(
+            bundle, variants=variants, gates=Gates(), version="0.0.0", description="", licence="", default=False
+        )
 
         def make(folder: Path) -> None:
             out.info(f"{bundle.name}: exporting ({fetched.weights} weights)")
@@ -137,9 +140,9 @@ class Pipeline:
 
     def _quantize(self, bundle: Bundle, exported: Path) -> Path:
         """A folder like `exported`, with the bundle's smaller variants in it."""
-        if not bundle.variants:
-            return exported
         quantizer = FAMILIES[bundle.kind].quantizer
+        if quantizer is None or not bundle.variants:
+            return exported
 
         def make(folder: Path) -> None:
             out.info(f"{bundle.name}: quantizing")

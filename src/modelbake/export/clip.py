@@ -67,16 +67,16 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     token; the image graph takes float32 `pixel_values` [batch, 3, size, size]. Both give unit-length float32 embeddings.
     """
     spec = clip_config.check(bundle)
-    model = _load(spec, sources)
+    model = load_reference(spec, sources)
     stem = f"clip_{spec.model.replace('/', '_')}"
     tokenizer_path = Path("tokenizers") / stem / "merges.txt"
     golden = Path("goldens") / f"{bundle.name}.npz"
-    _write_tokenizer(out / tokenizer_path)
+    write_tokenizer(out / tokenizer_path)
 
     import open_clip
     import torch
 
-    preprocessing = _preprocessing(model)
+    preprocessing = preprocessing_of(model)
     tools = tool_versions("torch", "onnx", "open_clip_torch")
     dimension = int(open_clip.get_model_config(spec.architecture)["embed_dim"])
     ids = torch.zeros(2, 7, dtype=torch.int64)
@@ -100,7 +100,7 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
         out / image_graph,
         custom_opsets=CONTRIB_OPSETS,
     )
-    goldens.write(out / golden, _golden_cases(model, spec))
+    goldens.write(out / golden, golden_cases(model, spec))
     text = Draft(
         path=text_graph.as_posix(),
         role=TEXT_ROLE,
@@ -140,7 +140,8 @@ def _create(spec: ClipModel) -> Any:
         logging.root.setLevel(previous)
 
 
-def _load(spec: ClipModel, sources: Path) -> Any:
+def load_reference(spec: ClipModel, sources: Path) -> Any:
+    """open_clip's model of that configuration with the weights in `sources`, in eval mode."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -157,7 +158,8 @@ def _load(spec: ClipModel, sources: Path) -> Any:
     return model.eval()
 
 
-def _preprocessing(model: Any) -> ImagePreprocessing:
+def preprocessing_of(model: Any) -> ImagePreprocessing:
+    """What the model wants done to an image; IntegrityError where the runtime knows no such preprocessing."""
     import open_clip
 
     config = open_clip.get_model_preprocess_cfg(model)
@@ -167,7 +169,8 @@ def _preprocessing(model: Any) -> ImagePreprocessing:
     return ImagePreprocessing(int(size), config["interpolation"], tuple(config["mean"]), tuple(config["std"]))
 
 
-def _write_tokenizer(path: Path) -> None:
+def write_tokenizer(path: Path) -> None:
+    """CLIP's merges, as open_clip carries them, in the runtime's form."""
     import open_clip
 
     from modelbake.runtime.clip_tokenizer import write_tokenizer_file
@@ -187,7 +190,8 @@ def golden_image(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     return image.clip(0, 255).astype(np.uint8)
 
 
-def _golden_cases(model: Any, spec: ClipModel) -> list[goldens.Case]:
+def golden_cases(model: Any, spec: ClipModel) -> list[goldens.Case]:
+    """What the model gives for the golden texts and images, in double precision, which the model then has."""
     import numpy as np
     import open_clip
     import torch

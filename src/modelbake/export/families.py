@@ -52,17 +52,6 @@ ONNX_QUANTIZER = Quantizer(
     ("numpy", "onnx"),
 )
 ONNX_RUNTIME = Runtime(_VERIFY_CODE, ("onnxruntime", *_VERIFY_PACKAGES))
-COREML_QUANTIZER = Quantizer(
-    "modelbake.export.coreml.variants",
-    (
-        "modelbake.bundle",
-        "modelbake.coreml",
-        "modelbake.export.artifact",
-        "modelbake.export.coreml",
-        "modelbake.manifest",
-    ),
-    ("coremltools", "numpy", "torch"),
-)
 COREML_RUNTIME = Runtime(
     ("modelbake.coreml", *_VERIFY_CODE), ("coremltools", "onnxruntime", "torch", *_VERIFY_PACKAGES)
 )
@@ -72,14 +61,15 @@ COREML_RUNTIME = Runtime(
 class Family:
     """One kind's exporter: `module` has export(bundle, sources, out) and, where weights can be drawn, sample(bundle, folder, seed).
 
-    `quantizer` has quantize(models, export, variants), which makes the smaller variants. `code` and `packages` are what an export
+    `quantizer` makes the smaller variants; where there is none, the exporter does, which then knows of the bundle's variants.
+    `code` and `packages` are what an export
     depends on, and `runs_with` those that replaying its goldens needs.
     """
 
     module: str
     code: tuple[str, ...]
     packages: tuple[str, ...]
-    quantizer: Quantizer = ONNX_QUANTIZER
+    quantizer: Quantizer | None = ONNX_QUANTIZER
     runs_with: Runtime = ONNX_RUNTIME
 
     def export(self, bundle: Bundle, sources: Path, out: Path) -> Export:
@@ -130,8 +120,8 @@ FAMILIES = {
             "modelbake.export.text_encoder",
         ),
         ("coremltools", "numpy", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"),
-        COREML_QUANTIZER,
-        COREML_RUNTIME,
+        quantizer=None,
+        runs_with=COREML_RUNTIME,
     ),
     "coreml_clip": Family(
         "modelbake.export.coreml.clip",
@@ -157,8 +147,8 @@ FAMILIES = {
             "torch",
             "torchvision",
         ),
-        COREML_QUANTIZER,
-        COREML_RUNTIME,
+        quantizer=None,
+        runs_with=COREML_RUNTIME,
     ),
     "boundary_regressor": Family(
         "modelbake.export.boundary_regressor",

@@ -72,22 +72,10 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     The graph takes int64 `input_ids` and `attention_mask`, both [batch, sequence], and gives float32 `sentence_embedding`
     [batch, dimension] of unit length.
     """
-    declare_missing_ops()
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
     model = _spec(bundle)
-    # Eager attention traces to plain matrix products, at any batch size and length.
-    reference = SentenceTransformer(
-        str(sources),
-        device="cpu",
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"attn_implementation": "eager"},
-    ).eval()
-    reference.max_seq_length = model.max_tokens
+    reference = load_reference(sources, model.max_tokens)
+
+    import torch
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -100,7 +88,7 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
             return embedding
 
     encoder = Encoder().eval()
-    example = _tokenize(reference, ["an example to trace with", "two"])
+    example = tokenize(reference, ["an example to trace with", "two"])
     graph = Path("onnx") / f"{model.model}.onnx"
     free = {0: "batch", 1: "sequence"}
     inputs, outputs, beside = export_onnx(
@@ -111,7 +99,7 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
         out / graph,
     )
     tokenizer = Path("tokenizers") / model.model / "tokenizer.json"
-    _write_tokenizer(reference, model.max_tokens, out / tokenizer)
+    write_tokenizer(reference, model.max_tokens, out / tokenizer)
     golden = Path("goldens") / f"{bundle.name}.npz"
     goldens.write(out / golden, _golden_cases(bundle, reference, encoder))
     draft = Draft(
@@ -128,12 +116,32 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     return Export((draft,), golden.as_posix(), (tokenizer.as_posix(),))
 
 
+def load_reference(sources: Path, max_tokens: int) -> Any:
+    """The SentenceTransformer of the folder, on the processor, in eval mode, that cuts texts at `max_tokens`."""
+    declare_missing_ops()
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    # Eager attention traces to plain matrix products, at any batch size and length.
+    reference = SentenceTransformer(
+        str(sources),
+        device="cpu",
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"attn_implementation": "eager"},
+    ).eval()
+    reference.max_seq_length = max_tokens
+    return reference
+
+
 def _spec(bundle: Bundle) -> TextEncoderModel:
     assert isinstance(bundle.model, TextEncoderModel)
     return bundle.model
 
 
-def _tokenize(reference: Any, texts: list[str]) -> dict[str, Any]:
+def tokenize(reference: Any, texts: list[str]) -> dict[str, Any]:
+    """`input_ids` and `attention_mask` of the texts as the reference makes them, int64 [texts, longest]."""
     features = reference.preprocess(texts)
     return {name: features[name] for name in ("input_ids", "attention_mask")}
 
@@ -145,7 +153,7 @@ def _golden_cases(bundle: Bundle, reference: Any, encoder: Any) -> list[goldens.
     double = encoder.double()
     cases = []
     for name, texts in GOLDEN_TEXTS.items():
-        features = _tokenize(reference, texts)
+        features = tokenize(reference, texts)
         with torch.inference_mode():
             embedding = double(**features).numpy()
         inputs = {key: value.numpy() for key, value in features.items()}
@@ -162,14 +170,14 @@ def _evaluation_case(texts: tuple[str, ...], reference: Any, double: Any) -> gol
 
     parts = []
     for start in range(0, len(texts), EVALUATION_BATCH):
-        features = _tokenize(reference, list(texts[start : start + EVALUATION_BATCH]))
+        features = tokenize(reference, list(texts[start : start + EVALUATION_BATCH]))
         with torch.inference_mode():
             parts.append(double(**features).numpy())
     embeddings = goldens.as_float32({"sentence_embedding": np.concatenate(parts)})
     return goldens.evaluation_of_texts(ROLE, texts, embeddings)
 
 
-def _write_tokenizer(reference: Any, max_tokens: int, path: Path) -> None:
+def write_tokenizer(reference: Any, max_tokens: int, path: Path) -> None:
     """The model's own tokenizer.json, set to cut at `max_tokens` and to pad each batch to its longest text."""
     own = reference.tokenizer
     backend = own.backend_tokenizer

@@ -50,13 +50,24 @@ def preprocess(image: Image.Image, spec: ImagePreprocessing) -> npt.NDArray[np.f
             image = image.resize((width, height), resampling)
         if (width, height) != (size, size):
             image = image.crop((left, top, left + size, top + size))
-    pixels = np.asarray(_rgb(image))
+    return normalize(np.asarray(_rgb(image)).transpose(2, 0, 1), spec)
+
+
+def normalize(pixels: npt.NDArray[np.uint8], spec: ImagePreprocessing) -> npt.NDArray[np.float32]:
+    """(x/255 - mean) / std of bytes [3, height, width], channels R, G, B: float32 of the same shape, contiguous."""
     table = _normalized(spec.mean, spec.std)
-    output = np.empty((3, size, size), dtype=np.float32)
+    output = np.empty(pixels.shape, dtype=np.float32)
     for channel in range(3):
         # "clip" spares the bounds check: a byte is always within the table.
-        np.take(table[channel], pixels[:, :, channel], out=output[channel], mode="clip")
+        np.take(table[channel], pixels[channel], out=output[channel], mode="clip")
     return output
+
+
+def denormalize(pixels: npt.NDArray[np.float32], spec: ImagePreprocessing) -> npt.NDArray[np.uint8]:
+    """The bytes [3, height, width] that `normalize` made the pixels of."""
+    mean, std = (np.array(values, np.float64)[:, np.newaxis, np.newaxis] for values in (spec.mean, spec.std))
+    found: npt.NDArray[np.uint8] = np.rint((pixels * std + mean) * 255).clip(0, 255).astype(np.uint8)
+    return found
 
 
 def preprocess_file(source: str | os.PathLike[str] | bytes, spec: ImagePreprocessing) -> npt.NDArray[np.float32]:
