@@ -169,7 +169,8 @@ def _show(report: PackageReport) -> None:
     rows = []
     for one in report.units:
         latency = ", ".join(f"{shape}: {ms:g}" for shape, ms in one.latency_ms.items()) or "-"
-        figures = [one.max_abs_diff, one.mean_cosine, one.lowest_cosine]
+        found = one.figures
+        figures = [found.max_abs_diff, found.mean_cosine, found.lowest_cosine] if found else [None] * 3
         shown = ["-" if figure is None else f"{figure:.6g}" for figure in figures]
         rows.append([one.unit, "PASS" if one.passed else "FAIL", *shown, latency])
     header = ["unit", "result", "max diff", "mean cosine", "lowest", "latency, ms"]

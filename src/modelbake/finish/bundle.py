@@ -20,7 +20,7 @@ from modelbake.files import disk_errors, file_refs, folder_digest, sha256_of
 from modelbake.finish import xcode
 from modelbake.finish.gates import gate_for
 from modelbake.finish.host import Host, this_mac
-from modelbake.finish.items import items_of
+from modelbake.finish.items import items_of, own_items
 from modelbake.finish.measure import measure
 from modelbake.finish.predict import UNITS, Coremltools, Predictor, Unit
 from modelbake.finish.report import SCHEMA_VERSION, PackageReport, encode
@@ -153,7 +153,8 @@ def _replayed(
     compiled_path = made / _compiled_path(package)
     compiled_path.parent.mkdir(parents=True, exist_ok=True)
     compiled = xcode.compile_package(models / package.package, compiled_path.parent)
-    items = items_of(models, artifact, models / entry.goldens.path)
+    golden = models / entry.goldens.path
+    items, own = items_of(models, artifact, golden), own_items(artifact, golden)
     return PackageReport(
         schema_version=SCHEMA_VERSION,
         bundle=entry.name,
@@ -167,7 +168,9 @@ def _replayed(
         precision=artifact.precision,
         host=mac.host,
         tools=mac.tools,
-        units=tuple(measure(mac.predictor, compiled, unit, items, gate_for(artifact, unit), runs) for unit in units),
+        units=tuple(
+            measure(mac.predictor, compiled, unit, items, own, gate_for(artifact, unit), runs) for unit in units
+        ),
     )
 
 

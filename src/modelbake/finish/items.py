@@ -14,10 +14,12 @@ from modelbake import goldens
 from modelbake.errors import IntegrityError
 from modelbake.goldens import Arrays, Case
 from modelbake.manifest import Artifact, Tensor
-from modelbake.runtime.image_preprocess import preprocess
+from modelbake.runtime.image_preprocess import denormalize, preprocess
 from modelbake.runtime.tokenize import TokenIds, Tokenize, load_tokenizer
 
 IDS = "input_ids"
+# The dtype of an input that is an image: RGB, uint8 [1, 3, height, width].
+IMAGE = "uint8"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Item:
     shape: str
     inputs: Arrays
     expected: Arrays
+
+
+def own_items(artifact: Artifact, golden: Path) -> list[Item]:
+    """What a smaller variant itself gave on Linux when it was made, for the same inputs; none where the goldens do not hold it."""
+    role = goldens.own_role(artifact.role, artifact.precision)
+    cases = (case for case in goldens.read(golden) if case.role == role and case.inputs)
+    return [item for case in cases for item in _plain(artifact, case, golden)]
 
 
 def items_of(models: Path, artifact: Artifact, golden: Path) -> list[Item]:
@@ -110,9 +119,11 @@ def _plain(artifact: Artifact, case: Case, golden: Path) -> Iterator[Item]:
         count = len(next(iter(case.inputs.values())))
         rows = [{name: array[i : i + 1] for name, array in case.inputs.items()} for i in range(count)]
     elif artifact.preprocessing is not None:
-        spec, name = artifact.preprocessing, artifact.inputs[0].name
-        images = (Image.fromarray(image) for image in goldens.images_of(case))
-        rows = [{name: preprocess(image, spec)[np.newaxis]} for image in images]
+        spec, given = artifact.preprocessing, artifact.inputs[0]
+        pixels = (preprocess(Image.fromarray(image), spec) for image in goldens.images_of(case))
+        # A package that takes images normalises them itself.
+        made = (denormalize(one, spec) if given.dtype == IMAGE else one for one in pixels)
+        rows = [{given.name: one[np.newaxis]} for one in made]
     else:
         rows = []
     if not rows:
@@ -140,11 +151,13 @@ def _as_declared(artifact: Artifact, inputs: Arrays, name: str, golden: Path) ->
         )
     cast: Arrays = {}
     for key, array in inputs.items():
-        if declared[key].dtype not in ("int32", "float16", "float32"):
+        if declared[key].dtype not in ("int32", "float16", "float32", IMAGE):
             raise IntegrityError(
-                f"{artifact.path}: its input {key} is {declared[key].dtype}, which no golden can be replayed as; build it with arrays."
+                f"{artifact.path}: its input {key} is {declared[key].dtype}, which no golden can be replayed as."
             )
         cast[key] = array.astype(declared[key].dtype)
-        if declared[key].dtype == "int32" and np.any(cast[key] != array):
-            raise IntegrityError(f"{golden}: {name} has numbers in {key} that are no int32; build the bundle again.")
+        if declared[key].dtype in ("int32", IMAGE) and np.any(cast[key] != array):
+            raise IntegrityError(
+                f"{golden}: {name} has numbers in {key} that are no {declared[key].dtype}; build the bundle again."
+            )
     return cast

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from modelbake.errors import ParityError
-from modelbake.finish.gates import Gate
+from modelbake.finish.gates import Figures, Gate
 from modelbake.finish.items import Item
 from modelbake.finish.predict import Loaded, Predictor, Unit
 from modelbake.finish.report import UnitReport
@@ -22,8 +22,12 @@ from modelbake.goldens import Arrays
 T = TypeVar("T")
 
 
-def measure(predictor: Predictor, compiled: Path, unit: Unit, items: list[Item], gate: Gate, runs: int) -> UnitReport:
+def measure(
+    predictor: Predictor, compiled: Path, unit: Unit, items: list[Item], own: list[Item], gate: Gate, runs: int
+) -> UnitReport:
     """Load the .mlmodelc for the unit, run every item, then one of each shape `runs` times.
+
+    `own` has what the artifact gave itself on Linux where `items` has what the reference gives.
 
     Whatever goes wrong with the model is in the report, not raised: other units are still worth knowing of. An output that is
     missing, not finite, or of another shape fails like a missed gate.
@@ -34,6 +38,7 @@ def measure(predictor: Predictor, compiled: Path, unit: Unit, items: list[Item],
         loaded = _doing("loading it", lambda: predictor.load(compiled, unit))
         load_ms = _ms(time.perf_counter() - began)
         differences, cosines = _compared(loaded, items)
+        _, with_own = _compared(loaded, own)
         latency = {shape: _latency(loaded, item, runs) for shape, item in _one_of_each(items).items()}
     except ParityError as error:
         return replace(report, failure=str(error))
@@ -42,18 +47,15 @@ def measure(predictor: Predictor, compiled: Path, unit: Unit, items: list[Item],
     except ParityError as error:
         # Where operations go is worth knowing, and no gate.
         report = replace(report, placement_failure=str(error))
-    figures = (max(differences), statistics.fmean(cosines), min(cosines))
-    missed = gate.missed(*figures)
-    return replace(
-        report,
-        passed=missed is None,
-        load_ms=load_ms,
-        latency_ms=latency,
-        max_abs_diff=figures[0],
-        mean_cosine=figures[1],
-        lowest_cosine=figures[2],
-        failure=missed,
+    figures = Figures(
+        max(differences),
+        statistics.fmean(cosines),
+        min(cosines),
+        statistics.fmean(with_own) if with_own else None,
+        min(with_own, default=None),
     )
+    missed = gate.missed(figures)
+    return replace(report, passed=missed is None, load_ms=load_ms, latency_ms=latency, figures=figures, failure=missed)
 
 
 def _compared(loaded: Loaded, items: list[Item]) -> tuple[list[float], list[float]]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from modelbake.errors import MachineError
 from modelbake.goldens import Arrays
@@ -27,7 +28,7 @@ class Loaded(Protocol):
     """A model in memory."""
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
-        """All outputs by name, for one array per input."""
+        """All outputs by name, for one array per input; one of uint8 [1, 3, height, width] is an RGB image."""
         ...
 
 
@@ -92,4 +93,10 @@ class _Model:
         self._model = model
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
-        return {name: np.asarray(value) for name, value in self._model.predict(dict(inputs)).items()}
+        given = {name: _image(array) if array.dtype == np.uint8 else array for name, array in inputs.items()}
+        return {name: np.asarray(value) for name, value in self._model.predict(given).items()}
+
+
+def _image(array: NDArray[np.generic]) -> Image.Image:
+    """uint8 [1, 3, height, width] as the image that coremltools takes for an image input."""
+    return Image.fromarray(np.ascontiguousarray(array[0].transpose(1, 2, 0)), "RGB")

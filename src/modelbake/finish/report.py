@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from modelbake.bundle import Name, Sha256
 from modelbake.errors import IntegrityError
-from modelbake.finish.gates import Gate
+from modelbake.finish.gates import Figures, Gate
 from modelbake.finish.host import Host
 from modelbake.finish.predict import Unit
 from modelbake.manifest import Precision, Role
@@ -34,9 +34,7 @@ class UnitReport(Struct, frozen=True, forbid_unknown_fields=True):
     runs: int
     load_ms: float | None = None
     latency_ms: dict[str, float] = {}
-    max_abs_diff: float | None = None
-    mean_cosine: float | None = None
-    lowest_cosine: float | None = None
+    figures: Figures | None = None
     placement: dict[str, int] | None = None
     placement_failure: str | None = None
     failure: str | None = None
