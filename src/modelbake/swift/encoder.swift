@@ -12,10 +12,7 @@ public actor @TYPE@ {
     private static let packageFiles: [(path: String, sha256: String)] = [
 @FILES@
     ]
-    private static let inputs: [(name: String, type: MLMultiArrayDataType)] = [
-@INPUTS@
-    ]
-    private static let output = @OUTPUT@
+@INPUTS@    private static let output = @OUTPUT@
 
     private let model: MLModel
 @MEMBERS@
@@ -26,11 +23,7 @@ public actor @TYPE@ {
         let configuration = MLModelConfiguration()
         configuration.computeUnits = computeUnits
         let model = try await MLModel.load(contentsOf: compiledModel, configuration: configuration)
-        for input in Self.inputs {
-            let found = model.modelDescription.inputDescriptionsByName[input.name]?.multiArrayConstraint
-            guard found?.dataType == input.type else { throw @TYPE@Error.anotherModel(input.name) }
-        }
-        guard model.modelDescription.outputDescriptionsByName[Self.output]?.multiArrayConstraint != nil else {
+@CHECKS@        guard model.modelDescription.outputDescriptionsByName[Self.output]?.multiArrayConstraint != nil else {
             throw @TYPE@Error.anotherModel(Self.output)
         }
         self.model = model
@@ -71,9 +64,8 @@ public actor @TYPE@ {
     }
 
 @CALLS@
-    private func run(_ arrays: [String: MLMultiArray]) throws -> [Float] {
-        let features = try MLDictionaryFeatureProvider(dictionary: arrays.mapValues { MLFeatureValue(multiArray: $0) })
-        let result = try model.prediction(from: features)
+    private func run(_ values: [String: MLFeatureValue]) throws -> [Float] {
+        let result = try model.prediction(from: MLDictionaryFeatureProvider(dictionary: values))
         guard let found = result.featureValue(for: Self.output)?.multiArrayValue, found.count == Self.dimension else {
             throw @TYPE@Error.anotherModel(Self.output)
         }

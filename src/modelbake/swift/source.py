@@ -7,11 +7,10 @@ from pathlib import Path, PurePosixPath
 
 from modelbake.errors import IntegrityError, UsageError
 from modelbake.files import files_below, folder_digest
-from modelbake.manifest import Artifact, BundleEntry, CoremlPackage, ImagePreprocessing, Tensor
+from modelbake.manifest import Artifact, BundleEntry, CoremlPackage, ImagePreprocessing
 from modelbake.swift.tokenizer import WordPiece, read_wordpiece
 
 _TEMPLATES = Path(__file__).parent
-_TYPES = {"int32": ".int32", "float16": ".float16", "float32": ".float32"}
 _PLACEHOLDER = re.compile(r"@[A-Z_]+@")
 _TEXT_INPUTS = ("input_ids", "attention_mask")
 
@@ -40,7 +39,7 @@ def swift_source(models: Path, entry: BundleEntry, artifact: Artifact) -> str:
             tokenizer = _template("wordpiece")
             words |= _tokenizer_words(entry, artifact, wordpiece)
     elif artifact.role == "image_encoder" and artifact.preprocessing is not None:
-        words |= _image_words(artifact, artifact.preprocessing)
+        words |= _image_words(artifact, package, artifact.preprocessing)
         calls = _template("image")
     else:
         raise UsageError(
@@ -51,18 +50,19 @@ def swift_source(models: Path, entry: BundleEntry, artifact: Artifact) -> str:
 
 
 def _header(entry: BundleEntry, artifact: Artifact) -> str:
+    vision = "import Vision\n" if artifact.role == "image_encoder" else ""
     chosen = f"{entry.name} --role {artifact.role} --precision {artifact.precision}"
     return (
         f"// Written by `modelbake coreml swift {chosen}`\n"
         f"// from the manifest of {entry.name} {_literal(entry.version)[1:-1]}. Write it anew for another version instead of changing it.\n"
-        "\nimport CoreML\nimport CryptoKit\nimport Foundation\n\n"
+        f"\nimport CoreML\nimport CryptoKit\nimport Foundation\n{vision}\n"
     )
 
 
 def _common(entry: BundleEntry, artifact: Artifact, package: CoremlPackage, name: str) -> dict[str, str]:
     fp32 = artifact.precision == "fp32"
     return {
-        "TITLE": f"{PurePosixPath(package.package).name}: a {artifact.role.replace('_', ' ')} of {artifact.precision}, "
+        "TITLE": f"{PurePosixPath(package.package).name}: {artifact.role.replace('_', ' ')}, {artifact.precision}, "
         f"verified on {'a Mac' if package.verified_on == 'apple' else 'Linux, on no Mac'}.",
         "AVAILABLE": _available(package),
         "TYPE": name,
@@ -75,12 +75,11 @@ def _common(entry: BundleEntry, artifact: Artifact, package: CoremlPackage, name
             f"        ({_literal(ref.path)}, {_literal(ref.sha256)}),"
             for ref in files_below(entry.files, package.package)
         ),
-        "INPUTS": "\n".join(f"        ({_literal(t.name)}, {_type(t, package)})," for t in artifact.inputs),
         "OUTPUT": _literal(artifact.outputs[0].name),
         "NORMALIZED": ", of length 1, so that a dot product of two is their cosine" if artifact.normalized else "",
         "UNITS": "Float32 runs on CPU and GPU; the Neural Engine has float16 alone."
         if fp32
-        else "`.cpuAndNeuralEngine` leaves the GPU to the app's own drawing.",
+        else "Where its operations run best, the `placement` of a Mac's host report says.",
         "DEFAULT_UNITS": "cpuAndGPU" if fp32 else "all",
         "MEMBERS": "",
         "PARAMETERS": "",
@@ -103,7 +102,18 @@ def _text_words(artifact: Artifact, package: CoremlPackage, wordpiece: WordPiece
         f"    private static let padding: Int32 = {wordpiece.padding if wordpiece else 0}\n"
     )
     mask = '            arrays["attention_mask"]?[position] = NSNumber(value: isToken ? 1 : 0)\n'
-    words = {"MEMBERS": members, "MASK": mask if _TEXT_INPUTS[1] in names else ""}
+    checks = (
+        "        for input in Self.inputs {\n"
+        "            let found = model.modelDescription.inputDescriptionsByName[input]?.multiArrayConstraint\n"
+        "            guard found?.dataType == .int32 else { throw @TYPE@Error.anotherModel(input) }\n"
+        "        }\n"
+    )
+    words = {
+        "INPUTS": f"    private static let inputs = [{', '.join(map(_literal, names))}]\n",
+        "CHECKS": checks,
+        "MEMBERS": members,
+        "MASK": mask if _TEXT_INPUTS[1] in names else "",
+    }
     if wordpiece is not None:
         words["MEMBERS"] = f"    private let tokenizer: @TYPE@Tokenizer\n{members}"
         words["PARAMETERS"] = "tokenizer: URL, "
@@ -112,19 +122,27 @@ def _text_words(artifact: Artifact, package: CoremlPackage, wordpiece: WordPiece
     return {name: text.replace("@TYPE@", own) for name, text in words.items()}
 
 
-def _image_words(artifact: Artifact, spec: ImagePreprocessing) -> dict[str, str]:
-    (pixels, *more) = artifact.inputs
-    if more or pixels.dtype not in ("float16", "float32") or pixels.shape != (1, 3, spec.size, spec.size):
+def _image_words(artifact: Artifact, package: CoremlPackage, spec: ImagePreprocessing) -> dict[str, str]:
+    (image, *more) = artifact.inputs
+    # What the exporter writes for an image input: RGB of 8 bits a channel.
+    if more or image.dtype != "uint8" or image.shape != (1, 3, spec.size, spec.size):
         raise UsageError(
-            f"{artifact.path} takes {pixels.name} of {pixels.dtype} {list(pixels.shape)}; Swift is written for pixels of "
-            f"float32 [1, 3, {spec.size}, {spec.size}]."
+            f"{package.package} takes {image.name} of {image.dtype} {list(image.shape)}; Swift is written for an image of "
+            f"uint8 [1, 3, {spec.size}, {spec.size}]."
         )
-    members = (
-        f"    public static let side = {spec.size}\n"
-        f"    private static let mean: [Float] = [{', '.join(map(repr, spec.mean))}]\n"
-        f"    private static let std: [Float] = [{', '.join(map(repr, spec.std))}]\n"
+    own = f"{PurePosixPath(package.package).stem}Encoder"
+    checks = (
+        "        let found = model.modelDescription.inputDescriptionsByName[Self.input]?.imageConstraint\n"
+        "        guard found?.pixelsWide == Self.side, found?.pixelsHigh == Self.side else {\n"
+        f"            throw {own}Error.anotherModel(Self.input)\n"
+        "        }\n"
     )
-    return {"MEMBERS": members, "INTERPOLATION": spec.interpolation}
+    return {
+        "INPUTS": f"    private static let input = {_literal(image.name)}\n",
+        "CHECKS": checks,
+        "MEMBERS": f"    public static let side = {spec.size}\n",
+        "INTERPOLATION": spec.interpolation,
+    }
 
 
 def _wordpiece(models: Path, artifact: Artifact) -> WordPiece | None:
@@ -182,14 +200,6 @@ def _available(package: CoremlPackage) -> str:
                 f"{package.package}: {name} {version} in minimum_os is no system's version; build the bundle again."
             )
     return ", ".join([*(f"{name} {version}" for name, version in systems), "*"])
-
-
-def _type(tensor: Tensor, package: CoremlPackage) -> str:
-    if tensor.dtype not in _TYPES:
-        raise UsageError(
-            f"{package.package}: its input {tensor.name} is {tensor.dtype}, which Swift is not written for."
-        )
-    return _TYPES[tensor.dtype]
 
 
 def _literal(text: str) -> str:

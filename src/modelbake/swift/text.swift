@@ -5,11 +5,11 @@
         }
         var arrays: [String: MLMultiArray] = [:]
         for input in Self.inputs {
-            arrays[input.name] = try MLMultiArray(shape: [1, NSNumber(value: length)], dataType: input.type)
+            arrays[input] = try MLMultiArray(shape: [1, NSNumber(value: length)], dataType: .int32)
         }
         for position in 0..<length {
             let isToken = position < tokens.count
             arrays["input_ids"]?[position] = NSNumber(value: isToken ? tokens[position] : Self.padding)
 @MASK@        }
-        return try run(arrays)
+        return try run(arrays.mapValues { MLFeatureValue(multiArray: $0) })
     }

@@ -142,7 +142,7 @@ def image_artifact(artifact: Artifact, size: int = 224) -> Artifact:
     return replace(
         artifact,
         role="image_encoder",
-        inputs=(Tensor("pixel_values", "float32", (1, 3, size, size)),),
+        inputs=(Tensor("image", "uint8", (1, 3, size, size)),),
         tokenizer=None,
         preprocessing=ImagePreprocessing(size, "bicubic", (0.48145466, 0.4578275, 0.40821073), (0.25, 0.5, 0.75)),
     )

@@ -60,7 +60,10 @@ def test_names_shapes_types_and_digests_are_the_manifest_s(tmp_path: Path, entry
     source = swift(tmp_path, entry)
     (artifact,) = entry.artifacts
     assert artifact.coreml is not None
-    assert pairs(source, "inputs") == [(t.name, f".{t.dtype}") for t in artifact.inputs]
+    named = re.search(r"let inputs = (\[.*\])", source)
+    assert named
+    assert json.loads(named[1]) == [tensor.name for tensor in artifact.inputs]
+    assert {f".{tensor.dtype}" for tensor in artifact.inputs} == set(re.findall(r"dataType: (\.\w+)\)", source))
     assert f'let output = "{artifact.outputs[0].name}"' in source
     assert f"let dimension = {artifact.outputs[0].shape[-1]}" in source
     assert f"let lengths = {list(artifact.coreml.lengths)}" in source
@@ -137,9 +140,12 @@ def test_each_variant_has_its_own_calls_and_units(tmp_path: Path, entry: BundleE
     assert "verified on Linux, on no Mac" in found["text"]
     assert "verified on a Mac" in found["finished"]
     assert "of length 1" not in found["not of length 1"]
-    assert "mean: [Float] = [0.48145466, 0.4578275, 0.40821073]" in found["image"]
+    assert 'let input = "image"' in found["image"]
     assert "side = 224" in found["image"]
     assert "embed(rgb: [UInt8])" in found["image"]
+    assert "embed(_ image: CGImage)" in found["image"]
+    assert "import Vision" in found["image"]
+    assert "import Vision" not in found["text"]
 
 
 def test_what_a_manifest_may_say_cannot_end_a_string_or_a_comment(tmp_path: Path, entry: BundleEntry) -> None:
@@ -185,9 +191,9 @@ def test_strange_names_and_versions_are_refused(tmp_path: Path, entry: BundleEnt
     with pytest.raises(IntegrityError, match="is no system's version"):
         swift(tmp_path, entry, coreml=replace(artifact.coreml, minimum_os={"macOS": "13, *)\nimport Evil"}))
     pixels = made.image_artifact(artifact)
-    smaller = replace(pixels, inputs=(Tensor("pixel_values", "float32", (1, 3, 112, 112)),))
-    with pytest.raises(UsageError, match=r"written for pixels of float32 \[1, 3, 224, 224\]"):
-        swift_source(tmp_path, entry, smaller)
+    for other in (Tensor("image", "uint8", (1, 3, 112, 112)), Tensor("pixel_values", "float32", (1, 3, 224, 224))):
+        with pytest.raises(UsageError, match=r"written for an image of uint8 \[1, 3, 224, 224\]"):
+            swift_source(tmp_path, entry, replace(pixels, inputs=(other,)))
 
 
 def test_the_docs_show_what_is_written(tmp_path: Path, entry: BundleEntry) -> None:
