@@ -16,7 +16,7 @@ from PIL import Image
 from modelbake import goldens
 from modelbake.errors import IntegrityError
 from modelbake.finish.items import items_of, own_items
-from modelbake.finish.predict import Coremltools
+from modelbake.finish.predict import _PLANS_SINCE, Coremltools
 from modelbake.goldens import Arrays, Case
 from modelbake.manifest import Artifact, BundleEntry, Tensor
 from modelbake.runtime.image_preprocess import denormalize, preprocess
