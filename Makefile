@@ -11,10 +11,11 @@ BIN := $(VENV)/bin
 WITH_ENGINE = eval "$$(scripts/engine.sh env)" &&
 DOCKERFILES = $(wildcard images/*/Dockerfile bench/*.Dockerfile)
 
-.PHONY: help bake test test-faults test-registry test-long test-images test-all lint bench bench-registry lock clean
+.PHONY: help bake compose test test-faults test-registry test-long test-images test-all lint bench bench-registry lock clean
 
 help:
 	@echo "make bake         build the offline images and prove them (TARGETS='search' for some; WEIGHTS=pretrained|sample)"
+	@echo "make compose      what docker compose needs for Core ML packages: engine, base image, this host's pip configuration"
 	@echo "make test         unit, hub and golden tests"
 	@echo "make test-faults  faults injected into whole commands: cut lines, kill -9, full disks, hostile archives"
 	@echo "make test-registry  push, pull, graft and sign against real registries, oras and cosign, with faults"
@@ -46,6 +47,12 @@ bake: $(VENV)/.host
 	scripts/engine.sh start
 	$(WITH_ENGINE) scripts/base_image.sh $(BASE_IMAGE)
 	$(WITH_ENGINE) $(BIN)/modelbake bake $(TARGETS)
+
+compose: $(VENV)/.host
+	scripts/engine.sh start
+	$(WITH_ENGINE) scripts/base_image.sh $(BASE_IMAGE)
+	$(BIN)/python scripts/compose_host.py
+	$(WITH_ENGINE) docker compose build
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit tests/hub

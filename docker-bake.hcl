@@ -22,11 +22,14 @@ variable "SOURCE_DATE_EPOCH" { default = "0" }
 # search image holds.
 variable "BUNDLES" {
   default = [
+    { name = "arctic-embed-xs-coreml", layers = 15, data = "", trained = false, default = false },
     { name = "boundary-regressor", layers = 4, data = "models", trained = true, default = true },
     { name = "clip-rn50", layers = 7, data = "", trained = false, default = false },
     { name = "clip-vit-b-16", layers = 7, data = "", trained = false, default = false },
     { name = "clip-vit-b-32", layers = 11, data = "", trained = false, default = true },
+    { name = "clip-vit-b-32-coreml", layers = 15, data = "", trained = false, default = false },
     { name = "minilm-l6-v2", layers = 9, data = "", trained = false, default = true },
+    { name = "minilm-l6-v2-coreml", layers = 15, data = "", trained = false, default = false },
     { name = "ms-marco-reranker", layers = 9, data = "", trained = false, default = true },
   ]
 }

@@ -45,6 +45,8 @@ class Settings:
     docker_config: Path = Path(".docker")
     # By host, so that no other registry sees it.
     registry_tokens: Mapping[str, str] = field(default_factory=dict)
+    # UID:GID that the services of compose.yaml run as; None: what stands there.
+    compose_user: str | None = None
 
     @property
     def bundles_dir(self) -> Path:
@@ -53,8 +55,8 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, DOCKER_CONFIG,
-    COSIGN_PASSWORD, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, MODELBAKE_USER,
+    DOCKER_CONFIG, COSIGN_PASSWORD, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
@@ -79,6 +81,7 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         policy=_find_policy(root) or _find_policy(here.absolute()),
         docker_config=Path(environ.get("DOCKER_CONFIG") or home / ".docker"),
         registry_tokens=_tokens(environ.get("MODELBAKE_REGISTRY_TOKEN", "")),
+        compose_user=environ.get("MODELBAKE_USER") or None,
     )
 
 

@@ -96,6 +96,8 @@ ROOMS = {
     "cli": FOUNDATION
     | {
         "bake",
+        "coreml",
+        "export",
         "finish",
         "inspect",
         "layers",
@@ -125,6 +127,8 @@ NARROW = {
     ("report", "runtime"): {"modelbake.runtime.session"},
     ("training", "runtime"): {"modelbake.runtime.boundary"},
     ("cli", "runtime"): {"modelbake.runtime.encoder", "modelbake.runtime.reranker"},
+    ("cli", "coreml"): {"modelbake.coreml.runner"},
+    ("cli", "export"): {"modelbake.export.coreml.comparison"},
 }
 
 HEAVY = ("torch", "torchvision", "open_clip", "transformers", "sentence_transformers", "onnx", "coremltools", "tvm")

@@ -1,0 +1,136 @@
+"""compose.yaml: what each service may do, and that it builds the very image that bake's converter is.
+
+tests/images/test_compose.py runs it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+def mounts(service: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Target to source and whether it can be written."""
+    return {one["target"]: (one["source"], not one.get("read_only", False)) for one in service["volumes"]}
+
+
+def test_no_service_has_a_writable_root_privileges_to_gain_or_capabilities_that_it_does_not_need(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service.get("privileged")
+    assert {name: service["cap_add"] for name, service in services.items() if "cap_add" in service} == {
+        "prepare": ["CHOWN", "DAC_READ_SEARCH"]
+    }
+
+
+def test_the_converter_and_the_fetcher_run_as_a_user_who_is_not_root(services: dict[str, dict[str, Any]]) -> None:
+    users = {name: service["user"] for name, service in services.items()}
+    assert users == {
+        "model-converter": "${MODELBAKE_USER:-1000:1000}",
+        "weights": "${MODELBAKE_USER:-1000:1000}",
+        "prepare": "0:0",
+    }
+    assert "${MODELBAKE_USER:-1000:1000}" in services["prepare"]["entrypoint"]
+
+
+def test_only_what_fetches_has_a_network_and_it_sees_no_models(services: dict[str, dict[str, Any]]) -> None:
+    assert {name: service["network_mode"] for name, service in services.items()} == {
+        "model-converter": "none",
+        "weights": "bridge",
+        "prepare": "none",
+    }
+    assert "/work/models" not in mounts(services["weights"])
+
+
+def test_models_can_be_written_and_the_project_cannot(services: dict[str, dict[str, Any]]) -> None:
+    assert mounts(services["model-converter"]) == {
+        "/work/bundles": ("./bundles", False),
+        "/work/models": ("./models", True),
+        "/work/scripts/coreml": ("./scripts/coreml", False),
+        "/cache": ("cache", True),
+    }
+    assert services["model-converter"]["working_dir"] == "/work/scripts/coreml"
+    assert services["model-converter"]["environment"] == {
+        "MODELBAKE_ROOT": "/work",
+        "MODELBAKE_MODELS": "/work/models",
+        "MODELBAKE_CACHE": "/cache",
+    }
+
+
+def test_the_scripts_of_the_commands_are_there(services: dict[str, dict[str, Any]]) -> None:
+    folder = ROOT / mounts(services["model-converter"])["/work/scripts/coreml"][0]
+    assert {path.name for path in folder.glob("*.py")} == {"convert_embedding.py", "test_models.py", "convert_llm.py"}
+
+
+def test_each_service_waits_for_what_it_needs(services: dict[str, dict[str, Any]]) -> None:
+    waits = {
+        name: {other: how["condition"] for other, how in service.get("depends_on", {}).items()}
+        for name, service in services.items()
+    }
+    done = "service_completed_successfully"
+    assert waits == {"model-converter": {"weights": done}, "weights": {"prepare": done}, "prepare": {}}
+
+
+def test_all_services_run_the_image_that_one_of_them_builds(services: dict[str, dict[str, Any]]) -> None:
+    assert {service["image"] for service in services.values()} == {"${REGISTRY:-}modelbake/converter:${TAG:-dev}"}
+    # What only `docker compose build` makes is looked for in no registry.
+    assert {service["pull_policy"] for service in services.values()} == {"never"}
+    assert [name for name, service in services.items() if "build" in service] == ["model-converter"]
+
+
+def test_the_build_is_that_of_the_bake(services: dict[str, dict[str, Any]]) -> None:
+    hcl = (ROOT / "docker-bake.hcl").read_text(encoding="utf-8")
+    target = re.search(r'^target "converter" \{\n(.*?)^\}', hcl, re.MULTILINE | re.DOTALL)
+    assert target is not None
+    build = services["model-converter"]["build"]
+    assert f'"{build["dockerfile"]}"' in target[1]
+    assert f'"{build["labels"]["org.opencontainers.image.title"]}"' in target[1]
+    for name, value in build["args"].items():
+        default = re.search(rf'^variable "{name}" \{{ default = "(.*)" \}}', hcl, re.MULTILINE)
+        assert default is not None
+        assert value == f"${{{name}:-{default[1]}}}"
+
+
+def instructions(text: str) -> list[str]:
+    """A Dockerfile's lines, without comments and those that are empty."""
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_the_converters_own_base_is_the_base_image() -> None:
+    base = instructions((ROOT / "images" / "base" / "Dockerfile").read_text(encoding="utf-8"))
+    own = instructions((ROOT / "images" / "converter" / "Dockerfile").read_text(encoding="utf-8"))
+    assert base[:2] == ["ARG BASE_IMAGE=python:3.11-slim", "FROM ${BASE_IMAGE}"]
+    begin, end = own.index("FROM ${BASE_IMAGE} AS base-image"), own.index("FROM base-image")
+    assert own[0] == base[0]
+    assert own[begin + 1 : end] == base[2:]
+
+
+@pytest.mark.parametrize("name", ["minilm-l6-v2-coreml", "arctic-embed-xs-coreml"])
+def test_the_evaluation_set_is_the_same_wherever_it_is(name: str) -> None:
+    """The folder of a bundle is all that an image build sees of the catalog, so each has its own copy."""
+    original = (ROOT / "bundles" / "minilm-l6-v2" / "evaluation.txt").read_bytes()
+    copy = ROOT / "bundles" / name / "evaluation.txt"
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == original
