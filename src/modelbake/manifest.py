@@ -263,7 +263,7 @@ def decode(data: bytes, where: str) -> Manifest:
             named: list[str | None] = [artifact.tokenizer.path] if artifact.tokenizer else []
             if artifact.coreml is not None:
                 named += [artifact.coreml.package, artifact.coreml.compiled, artifact.coreml.report]
-            for path in filter(None, named):
+            for path in (path for path in named if path is not None):
                 safe_relative_path(path, f"{where}: {entry.name}")
     problems = _problems(manifest)
     if problems:
