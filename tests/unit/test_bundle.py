@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelbake.bundle import Bundle, Fp16Variant, HubSource, Int8Variant, QualityGates, parse_bundle, safe_relative_path
 from modelbake.catalog import Catalog
 from modelbake.errors import IntegrityError, RefusedError, UnknownNameError
+from modelbake.export.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = Catalog(ROOT / "bundles")
@@ -80,7 +81,7 @@ def parse(document: dict[str, Any]) -> Bundle:
 def test_every_bundle_of_the_repository_parses(name: str) -> None:
     bundle = CATALOG.get(name)
     assert bundle.name == name
-    assert bundle.kind in ("clip", "text_encoder", "cross_encoder", "boundary_regressor")
+    assert bundle.kind in FAMILIES
 
 
 def test_a_full_definition_parses_into_its_fields() -> None:
@@ -404,6 +405,6 @@ def test_the_repository_s_evaluation_sets_are_many_different_texts_and_small() -
     assert sets
     for path in sets:
         texts = path.read_text(encoding="utf-8").splitlines()
-        assert len(set(texts)) == len(texts) >= 300
+        assert len(set(texts)) == len(texts) >= 200
         assert path.stat().st_size < 100_000
         assert path.with_name("README.md").is_file()

@@ -128,9 +128,10 @@ def test_the_converters_own_base_is_the_base_image() -> None:
 
 
 @pytest.mark.parametrize("name", ["minilm-l6-v2-coreml", "arctic-embed-xs-coreml"])
-def test_the_evaluation_set_is_the_same_wherever_it_is(name: str) -> None:
+def test_the_evaluation_set_is_half_of_minilm_s(name: str) -> None:
     """The folder of a bundle is all that an image build sees of the catalog, so each has its own copy."""
-    original = (ROOT / "bundles" / "minilm-l6-v2" / "evaluation.txt").read_bytes()
+    lines = (ROOT / "bundles" / "minilm-l6-v2" / "evaluation.txt").read_bytes().splitlines(keepends=True)
+    original = b"".join(lines[::2])
     copy = ROOT / "bundles" / name / "evaluation.txt"
     assert not copy.is_symlink()
     assert copy.read_bytes() == original

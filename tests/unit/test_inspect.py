@@ -107,7 +107,7 @@ def test_a_file_that_is_gone_is_shown_as_missing(models: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("what", "code", "message"),
     [
-        ("nothing", 3, "Known bundles: boundary-regressor"),
+        ("nothing", 3, "Known bundles: arctic-embed-xs-coreml"),
         ("./nothing.onnx", 2, "does not exist"),
         ("models/goldens/x.npz", 2, "does not exist"),
         ("/nowhere/model_manifest.json", 7, "does not exist"),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from modelbake import pipeline
 from modelbake.export.families import COREML_RUNTIME, FAMILIES, ONNX_QUANTIZER
 from tests.unit import tiny
 
@@ -82,7 +81,7 @@ ROOMS = {
     "graph": {"errors"},
     "inspect": FOUNDATION | {"graph"},
     "runtime": {"manifest", "errors"},
-    "coreml": {"errors"},
+    "coreml": {"errors", "manifest", "runtime"},
     "quantize": FOUNDATION | {"export"},
     "parity": FOUNDATION | {"coreml", "goldens", "runtime"},
     "verify": FOUNDATION | {"parity"},
@@ -117,7 +116,8 @@ ROOMS = {
 # beforehand whether a source has the real weights; variants are made of what an exporter hands on, and handed on likewise;
 # an image goes into the engine by the docker client.
 NARROW = {
-    ("export", "runtime"): {"modelbake.runtime.clip_tokenizer"},
+    ("export", "runtime"): {"modelbake.runtime.clip_tokenizer", "modelbake.runtime.image_preprocess"},
+    ("coreml", "runtime"): {"modelbake.runtime.image_preprocess"},
     ("bake", "sources"): {"modelbake.sources.fetch"},
     ("pipeline", "sources"): {"modelbake.sources.fetch", "modelbake.sources.fetched"},
     ("quantize", "export"): {"modelbake.export.artifact"},

@@ -209,7 +209,9 @@ def _features(described: Iterable[Any], model: Path) -> tuple[Feature, ...]:
 def _image(described: Any, model: Path) -> Feature:
     image = described.type.imageType
     if image.colorSpace != _RGB or image.WhichOneof("SizeFlexibility") or not (image.width > 0 and image.height > 0):
-        raise IntegrityError(f"{model}: {described.name!r} is an image of many sizes or not RGB, which this runner does not know.")
+        raise IntegrityError(
+            f"{model}: {described.name!r} is an image of many sizes or not RGB, which this runner does not know."
+        )
     return Feature(described.name, "uint8", (1, 3, int(image.height), int(image.width)))
 
 

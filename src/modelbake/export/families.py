@@ -118,6 +118,8 @@ FAMILIES = {
             "modelbake.export.coreml",
             "modelbake.export.sample_tokenizer",
             "modelbake.export.text_encoder",
+            "modelbake.files",
+            "modelbake.runtime.image_preprocess",
         ),
         ("coremltools", "numpy", "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers"),
         quantizer=None,
@@ -133,7 +135,9 @@ FAMILIES = {
             "modelbake.export.clip_config",
             "modelbake.export.clip_towers",
             "modelbake.export.ort_ops",
+            "modelbake.files",
             "modelbake.runtime.clip_tokenizer",
+            "modelbake.runtime.image_preprocess",
         ),
         (
             "coremltools",

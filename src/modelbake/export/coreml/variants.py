@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from modelbake import goldens
 from modelbake.bundle import Fp16Variant, Int8Variant, Variant
-from modelbake.coreml.package import DATA, Feature, open_package
+from modelbake.coreml.package import Feature, open_package
 from modelbake.coreml.runner import Runner
 from modelbake.errors import UsageError
 from modelbake.export.artifact import Draft, tool_versions
@@ -69,7 +69,9 @@ def _write(variant: Variant, path: Path, encoder: Encoder, calibration: Callable
             compress.to_int8(half, path)
             return
         if calibration is None:
-            raise UsageError(f"{path.name}: this kind of encoder has no 4bit variant yet; take it out of the bundle.toml.")
+            raise UsageError(
+                f"{path.name}: this kind of encoder has no 4bit variant yet; take it out of the bundle.toml."
+            )
         # The first system that keeps several palettes for a weight.
         convert(encoder.module, encoder.inputs, encoder.output, half, "fp16", "iOS18")
         measured = Calibration(encoder.module, calibration())
