@@ -52,7 +52,7 @@ def test_the_converter_and_the_fetcher_run_as_a_user_who_is_not_root(services: d
         "weights": "${MODELBAKE_USER:-1000:1000}",
         "prepare": "0:0",
     }
-    assert "${MODELBAKE_USER:-1000:1000}" in services["prepare"]["entrypoint"]
+    assert services["prepare"]["environment"] == {"OWNER": users["model-converter"]}
 
 
 def test_only_what_fetches_has_a_network_and_it_sees_no_models(services: dict[str, dict[str, Any]]) -> None:
