@@ -68,6 +68,8 @@ def convert(
     """coremltools' MLModel of the traced module."""
     import coremltools as ct
 
+    # torch's fused attention, which no converter knows, is for towers without a mask.
+    torch.backends.mha.set_fastpath_enabled(False)
     with torch.no_grad(), one_number_casts():
         traced = torch.jit.trace(module.eval(), example, check_trace=False)
         return ct.convert(
@@ -124,3 +126,23 @@ def minilm(folder: Path) -> torch.nn.Module:
     from transformers import BertModel
 
     return BertModel.from_pretrained(folder, attn_implementation="eager", add_pooling_layer=False).eval()
+
+
+def packages(bert: Any, folder: Path, tokens: int, threshold: int) -> dict[str, Path]:
+    """The BERT in the precisions that damages are tried on."""
+    from coremltools.optimize import coreml as c
+
+    full, old = (sentence_package(bert, tokens, target=target) for target in ("iOS18", "iOS16"))
+    linear = lambda mode: c.OptimizationConfig(c.OpLinearQuantizerConfig(mode=mode, weight_threshold=threshold))  # noqa: E731
+    palette = c.OpPalettizerConfig(
+        mode="uniform", nbits=4, weight_threshold=threshold, granularity="per_grouped_channel", group_size=16
+    )
+    made = {
+        "fp32": full,
+        "int8": c.linear_quantize_weights(full, linear("linear_symmetric")),
+        "int8-ios16": c.linear_quantize_weights(old, linear("linear")),
+        "palette": c.palettize_weights(full, c.OptimizationConfig(palette)),
+    }
+    for name, model in made.items():
+        model.save(str(folder / f"{name}.mlpackage"))
+    return {name: folder / f"{name}.mlpackage" for name in made}

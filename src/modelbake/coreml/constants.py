@@ -60,6 +60,12 @@ class Constants:
         assert not isinstance(value.value, str)
         return widened(value.value, value.type.dtype)
 
+    def rows(self, blob: Blob, rows: list[int]) -> Tensor:
+        """Those rows of a constant [rows, columns], read alone."""
+        height, width = blob.type.shape or (0, 0)
+        file = self.file(blob.file)
+        return widened(file.read_rows(blob.offset, blob.type.dtype, (height or 0, width or 0), rows), blob.type.dtype)
+
 
 def widened(numbers: Array, dtype: Dtype) -> Tensor:
     """An array in the type of a file as a tensor of the type that is computed with."""

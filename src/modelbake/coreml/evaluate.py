@@ -19,6 +19,7 @@ from modelbake.coreml.constants import Constants
 from modelbake.coreml.ops import OPS, Op
 from modelbake.coreml.ops.registry import COMPUTE, Bools, Ints, Tensors
 from modelbake.coreml.program import Blob, Function, Immediate, Name, Operation, Output, Value
+from modelbake.coreml.tables import gathered, table_of
 from modelbake.errors import IntegrityError, MachineError
 
 _ONE = (Tensor, int, float, bool, str)
@@ -98,11 +99,16 @@ class Evaluator:
         return names - self._makers.keys()
 
     def _result(self, operation: Operation, op: Op, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        arguments = {
-            key: self._argument(operation, key, op.kinds[key], bound, values) for key, bound in operation.inputs.items()
-        }
+        table = table_of(operation, self._makers)
+        if table is None:
+            arguments = {
+                key: self._argument(operation, key, op.kinds[key], bound, values)
+                for key, bound in operation.inputs.items()
+            }
+        else:
+            indices = self._tensor(operation.inputs["indices"][0], values)
         try:
-            result = op.call(**arguments)
+            result = op.call(**arguments) if table is None else gathered(table, indices, self._constants)
         except MemoryError as error:
             raise MachineError(
                 f"{self._where}: {operation} needs more memory than there is; run it on a larger machine."
@@ -114,9 +120,10 @@ class Evaluator:
             raise self._fault(
                 f"{operation} gives {len(results)} results where the program has {len(operation.outputs)}"
             )
+        # Rows that were just made whole are not rounded yet.
+        exact = op.moves and (table is None or "val" in table)
         return tuple(
-            self._stored(operation, output, one, op.moves)
-            for output, one in zip(operation.outputs, results, strict=True)
+            self._stored(operation, output, one, exact) for output, one in zip(operation.outputs, results, strict=True)
         )
 
     def _stored(self, operation: Operation, output: Output, result: Tensor, exact: bool) -> Tensor:

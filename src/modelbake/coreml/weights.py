@@ -67,12 +67,14 @@ class WeightFile:
         return packed.view(dtype.numpy)
 
     def read_rows(self, offset: int, dtype: Dtype, shape: tuple[int, int], rows: list[int]) -> Array:
-        """Those rows alone of an entry [rows, columns] of whole bytes, as `dtype.numpy` [len(rows), columns]."""
+        """Those rows alone of an entry [rows, columns] of which each row is whole bytes, as `dtype.numpy` [len(rows), columns]."""
         start = self._data(offset, dtype, shape[0] * shape[1])
         wide = dtype.bytes_of(shape[1])
         found = np.empty((len(rows), wide), np.uint8)
         for index, row in enumerate(rows):
             found[index] = self._read(start + row * wide, wide, f"entry at {offset}")
+        if dtype.bits < 8:
+            return unpack(found.reshape(-1), dtype, len(rows) * shape[1]).reshape(len(rows), shape[1])
         return found.view(dtype.numpy)
 
     def _data(self, offset: int, dtype: Dtype, count: int) -> int:

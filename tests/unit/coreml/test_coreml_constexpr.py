@@ -135,7 +135,12 @@ def table_of_integers() -> Callable[..., Any]:
 
 
 CASES: dict[str, tuple[Callable[..., Any], int]] = {
-    **{f"affine-{dtype.__name__}-{vector}-{axis}": (affine(dtype, vector, axis), IOS16) for dtype in (np.int8, np.uint8) for vector in (False, True) for axis in (0, 1, -1)},
+    **{
+        f"affine-{dtype.__name__}-{vector}-{axis}": (affine(dtype, vector, axis), IOS16)
+        for dtype in (np.int8, np.uint8)
+        for vector in (False, True)
+        for axis in (0, 1, -1)
+    },
     "affine-float-zero": (affine(np.int8, True, 0, np.float32), IOS16),
     **{f"old-lut-{bits}": (old_lut(bits, (5, 3)), IOS16) for bits in (1, 2, 4, 6, 8)},
     **{f"lut-{bits}": (lut(bits, (4, 6), (1, 1)), IOS18) for bits in FEW},
@@ -156,8 +161,11 @@ CASES: dict[str, tuple[Callable[..., Any], int]] = {
     "sparse-lut-vectors": (sparse_lut(1, 2, 0), IOS18),
     "sparse-blockwise": (sparse_blockwise(), IOS18),
     "lut-of-integers-scaled": (table_of_integers(), IOS18),
-    "cast": (lambda mb: mb.constexpr_cast(source_val=np.arange(12).reshape(3, 4).astype(np.float16), output_dtype="fp32"), IOS16),
-}  # fmt: skip
+    "cast": (
+        lambda mb: mb.constexpr_cast(source_val=np.arange(12).reshape(3, 4).astype(np.float16), output_dtype="fp32"),
+        IOS16,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,7 +17,7 @@ def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, valid
     axis = axis_of(axis, x.ndim)
     if not 0 <= batch_dims <= min(axis, indices.ndim) or x.shape[:batch_dims] != indices.shape[:batch_dims]:
         raise ValueError(f"{batch_dims} axes of batches, of {list(x.shape)} and {list(indices.shape)}")
-    places = _places(indices, x.shape[axis])
+    places = places_of(indices, x.shape[axis])
     if batch_dims == 0:
         if axis == 0:
             return x[places]
@@ -36,7 +36,7 @@ def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indice
     same = [a == b for other, (a, b) in enumerate(zip(x.shape, indices.shape, strict=True)) if other != axis]
     if not all(same):
         raise ValueError(f"indices {list(indices.shape)} for {list(x.shape)}")
-    return torch.gather(x, axis, _places(indices, x.shape[axis]))
+    return torch.gather(x, axis, places_of(indices, x.shape[axis]))
 
 
 @op(moves=True)
@@ -48,11 +48,12 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices:
         torch.arange(size).reshape([1] * axis + [size] + [1] * (indices.ndim - 2 - axis))
         for axis, size in enumerate(x.shape[:batch_dims])
     ]
-    at += [_places(indices[..., one], x.shape[batch_dims + one]) for one in range(depth)]
+    at += [places_of(indices[..., one], x.shape[batch_dims + one]) for one in range(depth)]
     return x[tuple(at)]
 
 
-def _places(indices: Tensor, size: int) -> Tensor:
+def places_of(indices: Tensor, size: int) -> Tensor:
+    """The indices counted from the front, int64; ValueError where one is outside `size`."""
     places = indices.to(torch.int64)
     if places.numel():
         low, high = int(places.min()), int(places.max())

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ def unpack(data: bytes, kind: str, count: int) -> NDArray[np.generic]:
     if known.bits >= 8:
         return np.frombuffer(data, known.numpy, count)
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count * known.bits, bitorder="little")
-    values = np.packbits(bits.reshape(count, known.bits), axis=1, bitorder="little")[:, 0]
+    values: NDArray[Any] = np.packbits(bits.reshape(count, known.bits), axis=1, bitorder="little")[:, 0]
     if kind.startswith("int"):
         values = (values << (8 - known.bits)).view(np.int8) >> (8 - known.bits)
     return values
@@ -113,7 +113,9 @@ class Reader:
         entry = self.entry(offset)
         count = int(np.prod(shape, dtype=np.int64))
         if entry.count != count:
-            raise self._damaged(f"the tensor at {offset} holds {entry.count} numbers, not the {count} that the program says")
+            raise self._damaged(
+                f"the tensor at {offset} holds {entry.count} numbers, not the {count} that the program says"
+            )
         return unpack(self._read(entry.start, entry.size), entry.kind, count).reshape(shape)
 
     def chunks(self, entry: Entry, size: int = 1 << 20) -> Iterable[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,9 @@ def convert(
     """
     several = any(len(given.shapes) > 1 for given in inputs)
     if several and target not in (None, "iOS18"):
-        raise UsageError(f"{path.name}: enumerated shapes of several inputs need iOS18, not {target}; give each input one shape.")
+        raise UsageError(
+            f"{path.name}: enumerated shapes of several inputs need iOS18, not {target}; give each input one shape."
+        )
     with patches.quiet():
         import coremltools as ct
         import numpy as np
@@ -72,8 +75,6 @@ def convert(
 
 
 def _trace(module: Any, inputs: tuple[Input, ...]) -> Any:
-    import warnings
-
     import torch
 
     example = tuple(
@@ -82,7 +83,7 @@ def _trace(module: Any, inputs: tuple[Input, ...]) -> Any:
     # The tracer warns of every number that it takes as fixed, which those of the encoders are meant to be.
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        return torch.jit.trace(module, example, check_trace=False)
+        return torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def _describe(given: Input) -> Any:
@@ -91,7 +92,9 @@ def _describe(given: Input) -> Any:
 
     if given.dtype == "image":
         return ct.ImageType(name=given.name, shape=given.shapes[0], color_layout=ct.colorlayout.RGB)
-    shape = given.shapes[0] if len(given.shapes) == 1 else ct.EnumeratedShapes(shapes=given.shapes, default=given.shapes[0])
+    shape = (
+        given.shapes[0] if len(given.shapes) == 1 else ct.EnumeratedShapes(shapes=given.shapes, default=given.shapes[0])
+    )
     return ct.TensorType(name=given.name, shape=shape, dtype=np.int32 if given.dtype == "int32" else np.float32)
 
 

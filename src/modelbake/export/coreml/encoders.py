@@ -32,7 +32,7 @@ class Encoder:
 
 def lengths_up_to(limit: int) -> tuple[int, ...]:
     """The enumerated lengths that a model of `limit` tokens has, the limit itself included."""
-    return tuple(length for length in LENGTHS if length < limit) + (limit,)
+    return (*(length for length in LENGTHS if length < limit), limit)
 
 
 def text_encoder(reference: Any, lengths: tuple[int, ...] = (128,)) -> Encoder:
@@ -50,6 +50,8 @@ def text_encoder(reference: Any, lengths: tuple[int, ...] = (128,)) -> Encoder:
     heads = int(bert.config.num_attention_heads)
 
     class TextEncoder(torch.nn.Module):
+        positions: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.words = bert.embeddings.word_embeddings
@@ -58,8 +60,8 @@ def text_encoder(reference: Any, lengths: tuple[int, ...] = (128,)) -> Encoder:
             positions = table.detach() + bert.embeddings.token_type_embeddings.weight.detach()[0]
             self.register_buffer("positions", positions[: max(lengths)].clone())
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            mask = attention_mask.to(torch.float32)
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            mask = attention_mask.to(self.positions.dtype)
             bias = ((1.0 - mask) * MASKED).reshape(1, 1, 1, -1)
             x = self.norm(self.words(input_ids) + self.positions[: input_ids.shape[1]].unsqueeze(0))
             for layer in self.layers:
@@ -73,7 +75,7 @@ def text_encoder(reference: Any, lengths: tuple[int, ...] = (128,)) -> Encoder:
                 pooled = x[:, 0]
             else:
                 # As a product, a text's mean stays within float16's range at any length.
-                shares = (mask / mask.sum(dim=1, keepdim=True).clamp(min=1.0)).unsqueeze(1)
+                shares = (mask / mask.sum(dim=1, keepdim=True).clamp_min(1.0)).unsqueeze(1)
                 pooled = (shares @ x).squeeze(1)
             return _unit(pooled) if normalized else pooled
 
@@ -93,6 +95,9 @@ def clip_text_encoder(model: Any) -> Encoder:
     context = int(model.context_length)
 
     class TextEncoder(torch.nn.Module):
+        positions: torch.Tensor
+        causal: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.tokens = text.token_embedding
@@ -102,7 +107,7 @@ def clip_text_encoder(model: Any) -> Encoder:
             self.register_buffer("positions", text.positional_embedding.detach().clone())
             self.register_buffer("causal", torch.full((1, 1, context, context), MASKED).triu(1))
 
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        def forward(self, input_ids: torch.Tensor) -> Any:
             # The end-of-text token has the highest id: argmax finds its first position (open_clip's text_global_pool).
             end = input_ids.argmax(dim=-1)
             x = self.tokens(input_ids) + self.positions
@@ -118,10 +123,10 @@ def clip_text_encoder(model: Any) -> Encoder:
 def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ...], pixels: str = "image") -> Encoder:
     """open_clip's encode_image(normalize=True), of an image of the model's own size.
 
-    `pixels` "image": input `image`, RGB of 8 bits a channel [size, size], which Swift hands over as a CGImage or CVPixelBuffer. It loses
-    nothing, since the reference's own resizing gives 8 bits as well; scale, `mean` and `std` are operators of the graph, because a Core ML image
-    input has a bias per channel but one scale for all. "tensor": input `pixel_values` float32 [1, 3, size, size], normalised by
-    the caller, as the ONNX graph takes them. Output `embeddings` float32 [1, dimension].
+    `pixels` "image": input `image`, RGB of 8 bits a channel [size, size], which Swift hands over as a CGImage or CVPixelBuffer.
+    It loses nothing, since the reference's own resizing gives 8 bits as well; scale, `mean` and `std` are operators of the graph,
+    because a Core ML image input has a bias per channel but one scale for all. "tensor": input `pixel_values` float32
+    [1, 3, size, size], normalised by the caller, as the ONNX graph takes them. Output `embeddings` float32 [1, dimension].
     """
     import open_clip
     import torch
@@ -131,6 +136,9 @@ def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ..
     as_image = pixels == "image"
 
     class ImageEncoder(torch.nn.Module):
+        scale: torch.Tensor
+        offset: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.visual = visual
@@ -139,7 +147,7 @@ def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ..
             self.register_buffer("scale", (1 / (255 * of_std)).float())
             self.register_buffer("offset", (-of_mean / of_std).float())
 
-        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        def forward(self, pixel_values: torch.Tensor) -> Any:
             x = pixel_values * self.scale + self.offset if as_image else pixel_values
             if isinstance(self.visual, open_clip.transformer.VisionTransformer) and self.visual.pool_type == "tok":
                 x = _blocks(self.visual.transformer.resblocks, self.visual._embeds(x), None, lambda x: x[:, :1])
@@ -160,7 +168,7 @@ def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ..
 
 def _modules(reference: Any) -> tuple[Any, str, bool]:
     """The BERT, the pooling's mode, and whether what it gives is normalised."""
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertModel
 
     parts = list(reference.children())
@@ -168,7 +176,9 @@ def _modules(reference: Any) -> tuple[Any, str, bool]:
     known = known and all(isinstance(part, Normalize) for part in parts[2:])
     if not known:
         names = ", ".join(type(part).__name__ for part in parts)
-        raise UsageError(f"The model's modules are {names}; Core ML conversion knows Transformer, Pooling and Normalize.")
+        raise UsageError(
+            f"The model's modules are {names}; Core ML conversion knows Transformer, Pooling and Normalize."
+        )
     bert, mode = getattr(parts[0], "model", None) or parts[0].auto_model, parts[1].pooling_mode
     if not isinstance(bert, BertModel) or mode not in ("mean", "cls"):
         raise UsageError(
@@ -192,7 +202,10 @@ def _attention(query: Any, key: Any, value: Any, heads: int, bias: Any | None) -
 
 
 def _blocks(blocks: Any, x: Any, bias: Any | None, pool: Callable[[Any], Any]) -> Any:
-    """open_clip's ResidualAttentionBlocks on rows `x` [1, length, width]; behind the last attention only the row that `pool` takes goes on."""
+    """open_clip's ResidualAttentionBlocks on rows `x` [1, length, width].
+
+    The last one's attention is asked only for the row that `pool` takes, and that row alone goes on.
+    """
     import torch
 
     for index, block in enumerate(blocks):
@@ -223,7 +236,7 @@ def _resnet(visual: Any, x: Any) -> Any:
 
 def _unit(x: Any) -> Any:
     """torch.nn.functional.normalize(x, dim=-1) of rows [1, dimension], in operators that need no shape."""
-    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def _dimension(projection: Any) -> int:

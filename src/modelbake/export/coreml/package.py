@@ -40,11 +40,15 @@ def reading(path: Path) -> Iterator[tuple[Any, blob.Reader]]:
         spec.ParseFromString(program.read_bytes())
         file = weights.open("rb")
     except DecodeError as error:
-        raise IntegrityError(f"{program}: it is no Core ML model ({error}); build or fetch the package again.") from error
+        raise IntegrityError(
+            f"{program}: it is no Core ML model ({error}); build or fetch the package again."
+        ) from error
     except OSError as error:
         raise IntegrityError(f"{path}: the package is not whole ({error}); build or fetch it again.") from error
     if spec.WhichOneof("Type") != "mlProgram":
-        raise IntegrityError(f"{path}: it holds a {spec.WhichOneof('Type')}, not an ML Program; convert the model to one.")
+        raise IntegrityError(
+            f"{path}: it holds a {spec.WhichOneof('Type')}, not an ML Program; convert the model to one."
+        )
     with file:
         yield spec, blob.Reader(file, weights)
 
@@ -57,17 +61,21 @@ def write(path: Path, spec: Any, fill: Callable[[Any, blob.Writer], None]) -> No
     partial = path.with_name(f".{path.name}-partial")
     with disk_errors(path.parent):
         shutil.rmtree(partial, ignore_errors=True)
-        weights = partial / "Data" / WEIGHTS
-        weights.parent.mkdir(parents=True)
-        with weights.open("wb") as file:
-            writer = blob.Writer(file)
-            fill(spec, writer)
-            writer.finish()
-        (partial / "Data" / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
-        (partial / "Manifest.json").write_text(_manifest(partial), encoding="utf-8")
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+        try:
+            weights = partial / "Data" / WEIGHTS
+            weights.parent.mkdir(parents=True)
+            with weights.open("wb") as file:
+                writer = blob.Writer(file)
+                fill(spec, writer)
+                writer.finish()
+            (partial / "Data" / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
+            (partial / "Manifest.json").write_text(_manifest(partial), encoding="utf-8")
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def copy_weights(spec: Any, reader: blob.Reader, writer: blob.Writer) -> None:

@@ -11,6 +11,7 @@ from modelbake.bundle import Bundle, CoremlTextEncoderModel
 from modelbake.export import text_encoder
 from modelbake.export.artifact import Export
 from modelbake.export.coreml import variants
+from modelbake.export.coreml.calibrate import Inputs, word_salad
 from modelbake.export.coreml.encoders import text_encoder as encoder_of
 from modelbake.export.text_encoder import ROLE
 from modelbake.manifest import Tokenizer
@@ -32,6 +33,13 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     tokenizer = Path("tokenizers") / model.package / "tokenizer.json"
     text_encoder.write_tokenizer(reference, longest, out / tokenizer)
     cases = _golden_cases(bundle, model, reference)
+    own_tokens = reference.tokenizer
+
+    def calibration() -> list[Inputs]:
+        vocabulary = len(encoder.module.words.weight)
+        # In BERT's vocabularies the first thousand are special tokens and single characters.
+        return word_salad(vocabulary, own_tokens.cls_token_id, own_tokens.sep_token_id, min(1000, vocabulary // 2))
+
     drafts, own = variants.make(
         bundle.variants,
         model.package,
@@ -40,6 +48,7 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
         out,
         cases,
         tokenizer=Tokenizer("tokenizer.json", tokenizer.as_posix(), longest),
+        calibration=calibration,
     )
     golden = Path("goldens") / f"{bundle.name}.npz"
     goldens.write(out / golden, [*cases, *own])

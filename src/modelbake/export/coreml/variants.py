@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from modelbake import goldens
 from modelbake.bundle import Fp16Variant, Int8Variant, Variant
 from modelbake.coreml.package import DATA, Feature, open_package
 from modelbake.coreml.runner import Runner
+from modelbake.errors import UsageError
 from modelbake.export.artifact import Draft, tool_versions
 from modelbake.export.coreml import compress
+from modelbake.export.coreml.calibrate import Calibration, Inputs
 from modelbake.export.coreml.convert import convert
 from modelbake.export.coreml.encoders import Encoder
 from modelbake.goldens import Case
@@ -30,8 +33,11 @@ def make(
     cases: Sequence[Case],
     tokenizer: Tokenizer | None = None,
     preprocessing: ImagePreprocessing | None = None,
+    calibration: Callable[[], list[Inputs]] | None = None,
 ) -> tuple[list[Draft], list[Case]]:
     """Write the packages `name`.mlpackage and `name`_<precision>.mlpackage of those variants that are of the role into `out`/coreml.
+
+    `calibration` gives the module's inputs that 4bit measures its weights' sensitivity with; UsageError where it is wanted without.
 
     Returns a draft of each, and for each smaller one cases that hold what it gives itself for the inputs of `cases`.
     """
@@ -45,19 +51,29 @@ def make(
             continue
         precision: Precision = variant.__struct_config__.tag  # type: ignore[assignment]
         path = whole.with_name(f"{name}_{precision}.mlpackage")
-        _write(variant, whole, path, encoder)
+        _write(variant, path, encoder, calibration)
         drafts.append(_draft(out, path, precision, role, encoder, tokenizer, preprocessing))
         own += _own_cases(path, goldens.own_role(role, precision), (case for case in cases if case.role == role))
     return drafts, own
 
 
-def _write(variant: Variant, whole: Path, path: Path, encoder: Encoder) -> None:
+def _write(variant: Variant, path: Path, encoder: Encoder, calibration: Callable[[], list[Inputs]] | None) -> None:
+    """All with float16 arithmetic, which is what Apple's GPU and Neural Engine have anyway."""
     if isinstance(variant, Fp16Variant):
         convert(encoder.module, encoder.inputs, encoder.output, path, "fp16")
-    elif isinstance(variant, Int8Variant):
-        compress.to_int8(whole, path)
-    else:
-        raise NotImplementedError
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        half = Path(folder) / "half.mlpackage"
+        if isinstance(variant, Int8Variant):
+            convert(encoder.module, encoder.inputs, encoder.output, half, "fp16")
+            compress.to_int8(half, path)
+            return
+        if calibration is None:
+            raise UsageError(f"{path.name}: this kind of encoder has no 4bit variant yet; take it out of the bundle.toml.")
+        # The first system that keeps several palettes for a weight.
+        convert(encoder.module, encoder.inputs, encoder.output, half, "fp16", "iOS18")
+        measured = Calibration(encoder.module, calibration())
+        compress.to_palettes(half, path, measured, compress.measure(half, measured).recipe())
 
 
 def _own_cases(package: Path, role: str, cases: Iterable[Case]) -> list[Case]:
