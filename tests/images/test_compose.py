@@ -140,6 +140,7 @@ def test_the_converter_has_no_network_no_root_and_nothing_else_to_write_to(check
         "    except OSError:\n"
         "        continue\n"
         "    raise SystemExit(f'{path} can be written')\n"
+        "open('/cache/.models.lock', 'w')\n"
         "capabilities = open('/proc/self/status').read().split('CapBnd:')[1].split()[0]\n"
         "assert int(capabilities, 16) == 0, capabilities\n"
     )
@@ -158,6 +159,6 @@ def test_a_folder_of_another_user_is_told_and_that_user_can_write_it(checkout: C
     assert done.code == 7
     assert "MODELBAKE_USER=4711:4712" in done.stderr
 
-    done = other.run("python", "-c", "open('/work/models/x', 'w')", MODELBAKE_USER="4711:4712")
+    done = other.run("python", "-c", "open('/cache/models/x', 'w')", MODELBAKE_USER="4711:4712")
     assert done.code == 0, done.stderr
     assert (other.models / "x").stat().st_uid == 4711
