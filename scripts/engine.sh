@@ -207,7 +207,9 @@ cmd_start() {
     load_modules
     choose_iptables
     [[ -f $state_dir/daemon.json ]] || {
-        printf '{"features": {"containerd-snapshotter": true}}\n' >"$state_dir/daemon.json.new"
+        # The build cache holds every step of every bundle's build: without a bound it fills the disk.
+        printf '%s\n' '{"features": {"containerd-snapshotter": true}, "builder": {"gc": {"enabled": true, "defaultKeepStorage": "15GB"}}}' \
+            >"$state_dir/daemon.json.new"
         mv "$state_dir/daemon.json.new" "$state_dir/daemon.json"
     }
     PATH=$shim_dir:$prefix/usr/bin:$prefix/usr/sbin:$PATH setsid dockerd \

@@ -8,14 +8,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from modelbake.errors import MachineError
-from modelbake.manifest import FileRef
+from modelbake.manifest import FileRef, bundle_digest
 
 CHUNK = 1 << 20
 # Of a large file, this much is on its way to the disk at a time while more comes.
@@ -43,6 +43,18 @@ def file_refs(root: Path) -> tuple[FileRef, ...]:
     """References to all files below `root`, sorted by path."""
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     return tuple(file_ref(root, path) for path in paths)
+
+
+def files_below(files: Iterable[FileRef], folder: str) -> tuple[FileRef, ...]:
+    """Those of the files that are in `folder`, by their paths in it, sorted."""
+    below = [ref for ref in files if PurePosixPath(folder) in PurePosixPath(ref.path).parents]
+    inside = (FileRef(str(PurePosixPath(ref.path).relative_to(folder)), ref.sha256, ref.size) for ref in below)
+    return tuple(sorted(inside, key=lambda ref: ref.path))
+
+
+def folder_digest(files: Iterable[FileRef], folder: str) -> str:
+    """The digest of a folder of a bundle, whatever the folder is called: manifest.bundle_digest of its files by their paths in it."""
+    return bundle_digest(files_below(files, folder))
 
 
 def link_or_copy(source: Path, target: Path) -> None:

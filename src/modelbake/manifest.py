@@ -112,6 +112,10 @@ class CoremlPackage(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     compiled: str | None = None
     report: str | None = None
 
+    def is_of_a_mac(self, path: str) -> bool:
+        """Whether the file `path` is what a Mac added: the report, or a file of the compiled folder."""
+        return path == self.report or self.compiled in [str(parent) for parent in PurePosixPath(path).parents]
+
 
 class Artifact(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A file made for a runtime; `path`, `sha256` and `size` are the graph's, `external_data` what lies beside it and belongs to it.
@@ -259,7 +263,7 @@ def decode(data: bytes, where: str) -> Manifest:
             named: list[str | None] = [artifact.tokenizer.path] if artifact.tokenizer else []
             if artifact.coreml is not None:
                 named += [artifact.coreml.package, artifact.coreml.compiled, artifact.coreml.report]
-            for path in filter(None, named):
+            for path in (path for path in named if path is not None):
                 safe_relative_path(path, f"{where}: {entry.name}")
     problems = _problems(manifest)
     if problems:
@@ -304,6 +308,12 @@ def _problems(manifest: Manifest) -> list[str]:
             f"{a.path} is not in its package {a.coreml.package}"
             for a in entry.artifacts
             if a.coreml is not None and PurePosixPath(a.coreml.package) not in PurePosixPath(a.path).parents
+        ]
+        problems += [
+            f"{a.path} is verified on {a.coreml.verified_on}, which does not go with its report and compiled folder"
+            for a in entry.artifacts
+            if a.coreml
+            and (a.coreml.verified_on == "apple") != (a.coreml.report in listed and a.coreml.compiled is not None)
         ]
         problems += [
             f"{a.path} has {'both' if a.parity else 'none'} of parity and quality"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modelbake import pipeline
-from modelbake.export.families import FAMILIES
+from modelbake.export.families import COREML_RUNTIME, FAMILIES, ONNX_QUANTIZER
 from tests.unit import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +86,8 @@ ROOMS = {
     "quantize": FOUNDATION | {"export"},
     "parity": FOUNDATION | {"coreml", "goldens", "runtime"},
     "verify": FOUNDATION | {"parity"},
+    "finish": FOUNDATION | {"goldens", "install", "runtime"},
+    "swift": FOUNDATION,
     "report": FOUNDATION | {"goldens", "inspect", "runtime"},
     "export": FOUNDATION | {"coreml", "goldens", "runtime"},
     "bake": FOUNDATION | {"sources", "verify"},
@@ -96,6 +98,7 @@ ROOMS = {
         "bake",
         "coreml",
         "export",
+        "finish",
         "inspect",
         "layers",
         "lock",
@@ -103,6 +106,7 @@ ROOMS = {
         "pipeline",
         "report",
         "runtime",
+        "swift",
         "training",
         "verify",
     },
@@ -119,6 +123,7 @@ NARROW = {
     ("quantize", "export"): {"modelbake.export.artifact"},
     ("oci", "bake"): {"modelbake.bake.docker"},
     ("lock", "sources"): {"modelbake.sources.survey"},
+    ("finish", "runtime"): {"modelbake.runtime.image_preprocess", "modelbake.runtime.tokenize"},
     ("report", "runtime"): {"modelbake.runtime.session"},
     ("training", "runtime"): {"modelbake.runtime.boundary"},
     ("cli", "runtime"): {"modelbake.runtime.encoder", "modelbake.runtime.reranker"},
@@ -152,8 +157,8 @@ def test_there_is_no_way_back_between_rooms() -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if room(name) != "export"])
 def test_only_exporters_import_the_reference_frameworks(module: str) -> None:
-    # Quantizing edits graphs, but knows no framework that made them; ML Programs are evaluated with torch.
-    allowed = {"quantize": {"onnx"}, "coreml": {"torch"}}.get(room(module), set())
+    # Quantizing edits graphs, but knows no framework that made them; ML Programs are evaluated with torch, or by Apple's runtime.
+    allowed = {"quantize": {"onnx"}, "coreml": {"torch"}, "finish": {"coremltools"}}.get(room(module), set())
     assert ({name.partition(".")[0] for name in IMPORTS[module]} - allowed).isdisjoint(HEAVY)
 
 
@@ -165,8 +170,8 @@ def test_exporters_import_the_reference_frameworks_only_when_used() -> None:
 
 STEPS = {
     **{kind: (family.module, (*family.code, family.module)) for kind, family in FAMILIES.items()},
-    "quantize": ("modelbake.quantize", pipeline._QUANTIZE_CODE),
-    "verify": ("modelbake.parity", pipeline._VERIFY_CODE),
+    "quantize": ("modelbake.quantize", ONNX_QUANTIZER.code),
+    "verify": ("modelbake.parity", COREML_RUNTIME.code),
 }
 
 

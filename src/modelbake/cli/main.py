@@ -18,6 +18,7 @@ COMMANDS = {
     "bom": "modelbake.cli.bom",
     "build": "modelbake.cli.build",
     "copy": "modelbake.cli.copy",
+    "coreml": "modelbake.cli.coreml",
     "embed": "modelbake.cli.embed",
     "fetch": "modelbake.cli.fetch",
     "gc": "modelbake.cli.gc",

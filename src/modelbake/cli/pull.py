@@ -81,14 +81,14 @@ def command(
             raise RefusedError(
                 f"{lock_file} does not pin {one}; pull it once without --locked, and look at what changed."
             )
-        results.append(_pull(settings, one, pin, folder, wanted, policies, plain_http))
+        results.append(bring(settings, one, pin, folder, wanted, policies, plain_http))
         if lock_file and pin is None:
             pins.add(lock_file, one, results[-1]["digest"])
     lines = [line for result in results for line in result.pop("lines")]
     out.result(results[0] if reference else results, lines)
 
 
-def _pull(
+def bring(
     settings: Settings,
     reference: str,
     pin: str | None,
@@ -97,6 +97,7 @@ def _pull(
     policies: list[Policy],
     plain_http: bool,
 ) -> dict[str, Any]:
+    """Bring what the reference, or rather its digest `pin`, leads to into a models folder or the store; the result, with its `lines`."""
     from modelbake.digests import Digests
     from modelbake.oci import pull
     from modelbake.oci.locate import locate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,10 @@ from modelbake.cli.oci import moved_line, packed_bundle, plain_http_option, plat
 from modelbake.cli.options import load_settings, models_dir_option, speaking
 from modelbake.errors import UsageError
 from modelbake.output import out
+from modelbake.settings import Settings
+
+if TYPE_CHECKING:
+    from modelbake.oci.reference import Reference
 
 
 @click.command("push")
@@ -31,22 +36,41 @@ def command(
     models_dir: Path | None,
 ) -> None:
     """Send BUNDLE of the models folder to REF (HOST/REPOSITORY:TAG): what the registry lacks of it, straight from the folder."""
-    from modelbake.oci.locate import repository
-    from modelbake.oci.pack import MODELPACK_SUFFIX
-    from modelbake.oci.reference import parse
-    from modelbake.oci.transfer import send
-
     settings = load_settings(models_dir)
+    result, lines = send_bundle(settings, bundle, parse_target(reference), platforms, with_bom, plain_http)
+    out.result(result, lines)
+
+
+def parse_target(reference: str) -> Reference:
+    """`reference` as one to push to; UsageError where it is none, or has a digest."""
+    from modelbake.oci.reference import parse
+
     found = parse(reference)
     if found.digest:
         raise UsageError(f"{reference} has a digest, which a push cannot choose; give HOST/REPOSITORY:TAG.")
+    return found
+
+
+def send_bundle(
+    settings: Settings,
+    bundle: str,
+    found: Reference,
+    platforms: tuple[str, ...] = (),
+    with_bom: bool = False,
+    plain_http: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """Send a bundle of the models folder; the command's result, and its lines."""
+    from modelbake.oci.locate import repository
+    from modelbake.oci.pack import MODELPACK_SUFFIX
+    from modelbake.oci.transfer import send
+
     target = repository(found, settings, plain_http)
     packed = packed_bundle(settings, bundle, platforms)
     moved = send([*packed.layers, *packed.documents], target)
     target.tag(found.target, packed.image)
     target.tag(f"{found.target}{MODELPACK_SUFFIX}", packed.modelpack)
     named = found.at(found.target)
-    result = {
+    result: dict[str, Any] = {
         "bundle": packed.entry.name,
         "reference": str(named),
         "digest": packed.image.digest,
@@ -59,4 +83,4 @@ def command(
         from modelbake.oci.referrers import attach
 
         result["bom"] = attach(target, packed.image, bom.blob(packed.entry), bom.MEDIA_TYPE).digest
-    out.result(result, [f"{named}", f"  digest  {packed.image.digest}", moved_line("sent", moved)])
+    return result, [f"{named}", f"  digest  {packed.image.digest}", moved_line("sent", moved)]

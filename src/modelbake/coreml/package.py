@@ -21,12 +21,16 @@ DATA = "Data"
 MODEL_FOLDER = "@model_path/"
 # FeatureTypes.proto's ArrayDataType, and numpy's names.
 _ARRAYS = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
+# FeatureTypes.proto's ImageFeatureType.ColorSpace.
+_RGB = 20
 _KINDS = {"mlProgram": "ML Program", "neuralNetwork": "neural network", "pipeline": "pipeline"}
 
 
 @dataclass(frozen=True)
 class Feature:
     """One input or output of the model: its name, numpy's name of its dtype, and the shapes that it takes.
+
+    An image is uint8 [1, 3, height, width], channels R, G, B.
 
     `shape` is the default (empty where the model gives none); `shapes` are the enumerated ones; `ranges` are lowest and highest size
     of each dimension (highest None: without bound).
@@ -173,8 +177,13 @@ def _features(described: Iterable[Any], model: Path) -> tuple[Feature, ...]:
     features = []
     for one in described:
         kind = one.type.WhichOneof("Type")
+        if kind == "imageType":
+            features.append(_image(one, model))
+            continue
         if kind != "multiArrayType":
-            raise IntegrityError(f"{model}: {one.name!r} is of the kind {kind}, and this runner knows arrays alone.")
+            raise IntegrityError(
+                f"{model}: {one.name!r} is of the kind {kind}, and this runner knows arrays and RGB images alone."
+            )
         array = one.type.multiArrayType
         if array.dataType not in _ARRAYS:
             raise IntegrityError(f"{model}: {one.name!r} has numbers of the unknown type {array.dataType}.")
@@ -195,6 +204,13 @@ def _features(described: Iterable[Any], model: Path) -> tuple[Feature, ...]:
             f"{model}: names an input or output twice ({', '.join(names)}); build or copy the bundle again."
         )
     return tuple(features)
+
+
+def _image(described: Any, model: Path) -> Feature:
+    image = described.type.imageType
+    if image.colorSpace != _RGB or image.WhichOneof("SizeFlexibility") or not (image.width > 0 and image.height > 0):
+        raise IntegrityError(f"{model}: {described.name!r} is an image of many sizes or not RGB, which this runner does not know.")
+    return Feature(described.name, "uint8", (1, 3, int(image.height), int(image.width)))
 
 
 def _blob_files(program: Any) -> Iterable[str]:

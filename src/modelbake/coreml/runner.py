@@ -78,7 +78,9 @@ class Runner:
             raise self._fault(f"says that it gives {given}, and its program gives {', '.join(outputs)}")
         for feature in self.package.inputs:
             kind = self._types[feature.name]
-            if _NAMES.get(feature.dtype) != kind.dtype.name or not _agrees(feature, kind):
+            # An image's bytes come as numbers of whatever dtype the program computes in.
+            image = feature.dtype == "uint8" and kind.dtype.name in ("fp16", "fp32")
+            if not (image or _NAMES.get(feature.dtype) == kind.dtype.name) or not _agrees(feature, kind):
                 raise self._fault(
                     f"says that {feature.name} is {feature.dtype} {feature.shown()}, and its program takes {kind}"
                 )

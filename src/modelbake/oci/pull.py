@@ -97,8 +97,8 @@ def part_of(entry: BundleEntry, wanted: Wanted) -> BundleEntry:
         raise UnknownNameError(f"{entry.name} has no such artifact; it has: {has}.")
     if artifacts == entry.artifacts:
         return entry
-    needed = {path for one in artifacts for path in _needs(one)}
-    others = {path for one in entry.artifacts for path in _needs(one)} - needed
+    needed = {path for one in artifacts for path in _needs(one, entry)}
+    others = {path for one in entry.artifacts for path in _needs(one, entry)} - needed
     files = tuple(ref for ref in entry.files if ref.path not in others)
     return replace(entry, artifacts=artifacts, files=files, digest=manifest.bundle_digest(files))
 
@@ -201,6 +201,7 @@ def _gather(where: Place, ref: FileRef, descriptor: Descriptor, partial: Path, p
     os.replace(partial, partial.with_suffix(""))
 
 
-def _needs(artifact: Artifact) -> set[str]:
+def _needs(artifact: Artifact, entry: BundleEntry) -> set[str]:
     tokenizer = {artifact.tokenizer.path} if artifact.tokenizer else set()
-    return {artifact.path, *(ref.path for ref in artifact.external_data)} | tokenizer
+    of_a_mac = {ref.path for ref in entry.files if artifact.coreml and artifact.coreml.is_of_a_mac(ref.path)}
+    return {artifact.path, *(ref.path for ref in artifact.external_data)} | tokenizer | of_a_mac
