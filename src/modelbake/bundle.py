@@ -249,6 +249,11 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
         return str(type(self.model).__struct_config__.tag)
 
     @property
+    def is_coreml(self) -> bool:
+        """Whether its artifacts are Core ML packages."""
+        return isinstance(self.model, CoremlClipModel | CoremlTextEncoderModel)
+
+    @property
     def sample_source(self) -> SampleSource | None:
         return next((s for s in self.sources if isinstance(s, SampleSource)), None)
 
@@ -342,7 +347,7 @@ def _file_problems(bundle: Bundle) -> list[str]:
         case ClipModel(weights=path) | BoundaryRegressorModel(data=path) if path not in paths:
             problems.append(f"the model is made from {path!r}, which is not among the files")
     problems += _variant_problems(bundle.variants)
-    if isinstance(bundle.model, CoremlClipModel | CoremlTextEncoderModel):
+    if bundle.is_coreml:
         problems += _coreml_problems(bundle)
     elif any(isinstance(variant, FourBitVariant) for variant in bundle.variants):
         problems.append("a variant of 4bit is Core ML's alone")

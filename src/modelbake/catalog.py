@@ -39,11 +39,15 @@ class Catalog:
         return bundle
 
     def select(self, names: tuple[str, ...] | list[str]) -> list[Bundle]:
-        """The bundles named, in the order given and once each; all of them where `names` is empty.
+        """The bundles named, in the order given and once each; where `names` is empty all but those of Core ML, which are for other
+        machines than this and take minutes.
 
         IntegrityError where more than one of the chosen bundles is the default of one kind.
         """
-        chosen = [self.get(name) for name in dict.fromkeys(names or self.names())]
+        every = (self.get(name) for name in self.names())
+        chosen = (
+            [self.get(name) for name in dict.fromkeys(names)] if names else [one for one in every if not one.is_coreml]
+        )
         for kind in sorted({bundle.kind for bundle in chosen}):
             defaults = [bundle.name for bundle in chosen if bundle.default and bundle.kind == kind]
             if len(defaults) > 1:

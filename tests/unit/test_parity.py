@@ -31,7 +31,8 @@ def matrix(folder: Path, *cases: Case, weights: Any = WEIGHTS) -> Any:
     """An artifact y = x @ weights with these goldens."""
     tiny.matrix_graph(folder / "m.onnx", weights)
     goldens.write(folder / "m.npz", list(cases))
-    return SimpleNamespace(path="m.onnx", role="boundary_regressor", tokenizer=None, preprocessing=None)
+    facts = {"precision": "fp32", "coreml": None, "tokenizer": None, "preprocessing": None}
+    return SimpleNamespace(path="m.onnx", role="boundary_regressor", **facts)
 
 
 def case(outputs: Any = X @ WEIGHTS, role: str = "boundary_regressor", **inputs: Any) -> Case:
