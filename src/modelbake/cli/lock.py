@@ -27,7 +27,7 @@ def command(bundles: tuple[str, ...], check: bool, update: bool) -> int:
 
     settings = load_settings()
     catalog = Catalog(settings.bundles_dir)
-    resolved = resolve(settings, catalog.select(bundles), update)
+    resolved = resolve(settings, catalog.select(bundles or tuple(catalog.names())), update)
     stale = [one for one in resolved if one.changes]
     if not check:
         write_all(catalog.folder, resolved)
