@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 WITH_ENGINE = eval "$$(scripts/engine.sh env)" &&
 DOCKERFILES = $(wildcard images/*/Dockerfile bench/*.Dockerfile)
 
-.PHONY: help bake compose test test-faults test-registry test-long test-images test-all lint bench bench-registry lock clean
+.PHONY: help bake compose test test-faults test-registry test-coreml test-long test-images test-all lint bench bench-registry lock clean
 
 help:
 	@echo "make bake         build the offline images and prove them (TARGETS='search' for some; WEIGHTS=pretrained|sample)"
@@ -19,9 +19,10 @@ help:
 	@echo "make test         unit, hub and golden tests"
 	@echo "make test-faults  faults injected into whole commands: cut lines, kill -9, full disks, hostile archives"
 	@echo "make test-registry  push, pull, graft and sign against real registries, oras and cosign, with faults"
+	@echo "make test-coreml  Core ML packages converted, compressed and run without a Mac, with MiniLM's real weights"
 	@echo "make test-images  tests of the baked images, in containers"
 	@echo "make test-long    three CLIP models of true size from a local hub"
-	@echo "make test-all     all five"
+	@echo "make test-all     all six"
 	@echo "make lint         ruff, mypy, shellcheck, hadolint"
 	@echo "make bench        speed, size and start against torch, into docs/bench/"
 	@echo "make bench-registry  push, pull and graft against oras and a Dockerfile, into docs/bench/"
@@ -66,6 +67,9 @@ test-registry: $(VENV)/.dev
 	scripts/registry_tools.sh install
 	$(BIN)/python -m pytest tests/registry
 
+test-coreml: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/coreml
+
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/long
 
@@ -73,7 +77,7 @@ test-images: $(VENV)/.dev
 	scripts/registry_tools.sh install
 	$(WITH_ENGINE) $(BIN)/python -m pytest tests/images
 
-test-all: test test-faults test-registry test-long test-images
+test-all: test test-faults test-registry test-coreml test-long test-images
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -89,6 +93,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/coldstart.py
 	$(WITH_ENGINE) $(BIN)/python bench/startup.py
 	$(BIN)/python bench/variants.py
+	$(BIN)/python bench/coreml.py
 
 bench-registry: $(VENV)/.dev
 	scripts/registry_tools.sh install

@@ -82,7 +82,7 @@ def test_what_a_user_typed_never_becomes_part_of_a_script(workflow: Path) -> Non
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
 def test_the_docs_commands_exist(page: Path) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```(?:sh|text)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = [line for block in blocks for line in calls(block)]
     assert lines
     for line in lines:

@@ -17,7 +17,7 @@ from modelbake.export.coreml.calibrate import Calibration, word_salad
 from modelbake.export.coreml.compress import measure, to_int8, to_palettes
 from modelbake.export.coreml.convert import convert
 from modelbake.parity import mean_cosine, top_overlap
-from tests.golden.conftest import ROOT, Built
+from tests.golden.conftest import ROOT
 
 TOKENS = 128
 SENTENCES = 200
@@ -41,11 +41,10 @@ print(package.digest(path), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.fixture(scope="module")
-def reference(built: Built) -> Any:
+def reference(minilm: Path) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    files = built.sources("minilm-l6-v2")
-    model = SentenceTransformer(str(files), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(minilm), device="cpu", local_files_only=True)
     model.max_seq_length = TOKENS
     return model
 
@@ -117,9 +116,9 @@ def test_smaller_variants_keep_their_gates(
 
 
 def test_a_fresh_process_needs_little_memory_and_writes_the_same_bytes(
-    folder: Path, built: Built, tmp_path: Path
+    folder: Path, minilm: Path, tmp_path: Path
 ) -> None:
-    arguments = [str(built.sources("minilm-l6-v2")), str(tmp_path / "again.mlpackage")]
+    arguments = [str(minilm), str(tmp_path / "again.mlpackage")]
     done = subprocess.run([sys.executable, "-c", CONVERSION, *arguments], capture_output=True, text=True, check=True)
     digest, peak = done.stdout.split()
     assert digest == package.digest(folder / "fp32.mlpackage")
