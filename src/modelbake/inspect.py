@@ -10,7 +10,7 @@ import msgspec
 from modelbake import manifest
 from modelbake.bundle import Bundle
 from modelbake.catalog import Catalog
-from modelbake.errors import IntegrityError, UnknownNameError, UsageError
+from modelbake.errors import IntegrityError, MachineError, UnknownNameError, UsageError
 from modelbake.files import sha256_of
 from modelbake.graph import read_graph
 from modelbake.manifest import MANIFEST_NAME, Artifact, BundleEntry
@@ -43,16 +43,20 @@ def inspect_entry(models_dir: Path, entry: BundleEntry) -> Facts:
     facts["missing"] = [ref.path for ref in entry.files if not (models_dir / ref.path).is_file()]
     for artifact, found in zip(entry.artifacts, facts["artifacts"], strict=True):
         found["total_size"] = artifact.size + sum(ref.size for ref in artifact.external_data)
-        found["graph"] = _graph(models_dir / artifact.path)
+        package = artifact.coreml.package if artifact.coreml else None
+        found["graph"] = _package(models_dir / package) if package else _graph(models_dir / artifact.path)
     return facts
 
 
 def inspect_file(path: Path) -> Facts:
-    """A graph's file: path, size, sha256, graph, and the bundle whose file it is where the folder's manifest lists these bytes."""
+    """A graph's file or a .mlpackage: path, size, sha256 (of a package its model's), graph, and the bundle whose file it is where the
+    folder's manifest lists these bytes."""
+    if path.suffix == ".mlpackage":
+        return _inspect_package(path)
     if not path.is_file():
-        raise UsageError(f"{path} does not exist; give an ONNX file, a manifest, or a bundle's name.")
+        raise UsageError(f"{path} does not exist; give an ONNX file, a .mlpackage, a manifest, or a bundle's name.")
     if path.suffix != ".onnx":
-        raise UsageError(f"{path} is neither an ONNX file (.onnx) nor a manifest ({MANIFEST_NAME}).")
+        raise UsageError(f"{path} is neither an ONNX file (.onnx), a .mlpackage nor a manifest ({MANIFEST_NAME}).")
     digest = sha256_of(path)
     found = _owner(path.resolve(), digest)
     bundle, artifact = found if found else (None, None)
@@ -69,6 +73,38 @@ def inspect_file(path: Path) -> Facts:
 def inspect_models(models_dir: Path) -> list[Facts]:
     """Every bundle of a models folder."""
     return [inspect_entry(models_dir, entry) for entry in manifest.read(models_dir).bundles]
+
+
+def _inspect_package(path: Path) -> Facts:
+    from modelbake.coreml.facts import read_package
+    from modelbake.coreml.package import open_package
+
+    graph = read_package(path)
+    model = open_package(path).model
+    digest = sha256_of(model)
+    found = _owner(model.resolve(), digest)
+    bundle, artifact = found if found else (None, None)
+    return {
+        "path": str(path),
+        "size": graph.size,
+        "sha256": digest,
+        "bundle": bundle.name if bundle else None,
+        "artifact": msgspec.to_builtins(artifact) if artifact else None,
+        "graph": msgspec.to_builtins(graph),
+    }
+
+
+def _package(path: Path) -> Facts | None:
+    if not path.is_dir():
+        return None
+    from modelbake.coreml.facts import read_package
+
+    try:
+        facts: Facts = msgspec.to_builtins(read_package(path))
+    except MachineError:
+        # Without coremltools; all else of a bundle can be shown.
+        return None
+    return facts
 
 
 def _entries(models_dir: Path) -> dict[str, BundleEntry]:

@@ -25,8 +25,8 @@ _MOST_OPERATORS = 8
 @plain_http_option
 @speaking
 def command(what: str, models_dir: Path | None, plain_http: bool) -> None:
-    """Show all that is known of WHAT: a bundle's name, an ONNX file, a models folder or its manifest, or an image or bundle
-    in a registry (HOST/REPOSITORY:TAG) or in the store (store:NAME)."""
+    """Show all that is known of WHAT: a bundle's name, an ONNX file, a Core ML package (.mlpackage), a models folder or its
+    manifest, or an image or bundle in a registry (HOST/REPOSITORY:TAG) or in the store (store:NAME)."""
     from modelbake.inspect import inspect_bundle, inspect_file, inspect_models
 
     path = Path(what)
@@ -37,7 +37,9 @@ def command(what: str, models_dir: Path | None, plain_http: bool) -> None:
         where = locate(what, load_settings(models_dir), plain_http)
         image = look_at(where.place, where.resolve(), str(where))
         out.result(image, _image(image))
-    elif path.suffix == ".json" or (path.is_dir() and ("/" in what or what.startswith("."))):
+    elif path.suffix == ".json" or (
+        path.suffix != ".mlpackage" and path.is_dir() and ("/" in what or what.startswith("."))
+    ):
         found = inspect_models(path.parent if path.suffix == ".json" else path)
         out.result(found, (line for entry in found for line in (*_entry(entry), "")))
     elif path.suffix or "/" in what:
@@ -122,6 +124,9 @@ def _artifact(artifact: dict[str, Any]) -> Iterator[str]:
         if name not in _SHOWN | {"inputs", "outputs"}:
             yield f"    {name:<10}{'' if len(name) < 10 else ' '}{_plain(value)}"
     yield f"    tools     {_plain(artifact['tools'])}"
+    if artifact["format"] == "coreml" and artifact.get("graph") is None:
+        yield "    graph     not shown: the file is missing, or coremltools, which knows its format, is not installed"
+        return
     yield from (f"    {line}" for line in _graph(artifact.get("graph")))
 
 

@@ -85,7 +85,7 @@ def _artifacts(entries: list[Facts]) -> Element:
                 el("span", el("code", artifact["path"]), el("br"), el("span", entry["name"], cls="soft")),
                 el("span", artifact["role"], el("br"), el("b", artifact["precision"])),
                 _exactly(size(artifact["total_size"])),
-                f"{graph['parameters'] / 1e6:.2f} M" if graph else "the file is MISSING",
+                f"{graph['parameters'] / 1e6:.2f} M" if graph else _lacking(artifact),
                 f"{graph['nodes']} ({opsets})" if graph else "-",
                 el("span", _tensors(artifact["inputs"]), el("br"), "→ ", _tensors(artifact["outputs"])),
                 _kept(artifact),
@@ -101,6 +101,10 @@ def _artifacts(entries: list[Facts]) -> Element:
         "kept of the reference",
     ]
     return table(header, rows, id="artifacts")
+
+
+def _lacking(artifact: Facts) -> str:
+    return "the file is MISSING" if artifact["format"] == "onnx" else "not read here"
 
 
 def _kept(artifact: Facts) -> Child:

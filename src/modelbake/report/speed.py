@@ -42,16 +42,17 @@ class Timing:
 def measure(models_dir: Path, entry: BundleEntry, batches: tuple[int, ...] = BATCHES) -> list[Timing]:
     """Timings of the bundle's artifacts, those of one role in turns: so whatever else the machine does meets them alike.
 
-    An artifact without goldens of its role is left out.
+    An artifact without goldens of its role is left out, and so is one of Core ML: what runs it here is no measure of Apple's.
     """
     cases = list(goldens.read(models_dir / entry.goldens.path))
     timings = []
-    for role in dict.fromkeys(artifact.role for artifact in entry.artifacts):
+    timed = [artifact for artifact in entry.artifacts if artifact.coreml is None]
+    for role in dict.fromkeys(artifact.role for artifact in timed):
         of_role = [case for case in cases if case.role == role]
         if of_role:
             # The one with the most rows has the most natural mixture.
             case = max(of_role, key=_rows)
-            timings += _race(models_dir, entry, [a for a in entry.artifacts if a.role == role], case, batches)
+            timings += _race(models_dir, entry, [a for a in timed if a.role == role], case, batches)
     return timings
 
 

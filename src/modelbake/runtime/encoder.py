@@ -123,7 +123,12 @@ def _artifact(entry: BundleEntry, role: str, what: str, precision: str | None) -
         raise UsageError(
             f"The bundle {entry.name!r} does not embed {what}; it has: {roles}. `modelbake list` shows what each bundle does."
         )
-    return entry.artifact(role, precision)
+    found = entry.artifact(role, precision)
+    if found.format != "onnx":
+        raise UsageError(
+            f"{found.path} of {entry.name!r} is a Core ML package, which apps on Apple's systems load; take the model's ONNX bundle here."
+        )
+    return found
 
 
 def _dimension(artifact: Artifact) -> int:
