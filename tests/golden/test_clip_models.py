@@ -113,7 +113,7 @@ def test_texts_of_every_length_give_open_clip_s_embeddings_however_they_are_batc
 
     one = made[shape]
     spec = clip_config.check(bundle(f"small-{shape}"))
-    model = clip._load(spec, one.sources)
+    model = clip.load_reference(spec, one.sources)
     context = int(model.context_length)
     generator = np.random.default_rng(0)
     lengths = [2, context, 3, 9, context - 1, 5, 17]
