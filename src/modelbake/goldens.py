@@ -43,7 +43,8 @@ def evaluation_of_texts(role: str, texts: Sequence[str], outputs: Arrays) -> Cas
 
 
 def own_role(role: str, precision: str) -> str:
-    """The role of cases that hold what a smaller variant itself gave when it was made, for the same inputs as the role's own."""
+    """The role of cases that hold what a smaller variant itself gave when it was made, for the same inputs as the role's own, in
+    float32 arithmetic throughout."""
     return f"{role}.{precision}"
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -316,6 +316,17 @@ def _problems(manifest: Manifest) -> list[str]:
             and (a.coreml.verified_on == "apple") != (a.coreml.report in listed and a.coreml.compiled is not None)
         ]
         problems += [
+            f"{a.path} has its compiled model in {a.coreml.compiled}, which is no .mlmodelc with files beside its package"
+            for a in entry.artifacts
+            if a.coreml
+            and (compiled := a.coreml.compiled) is not None
+            and not (
+                compiled.endswith(".mlmodelc")
+                and PurePosixPath(compiled).parent == PurePosixPath(a.coreml.package).parent
+                and any(path.startswith(f"{compiled}/") for path in listed)
+            )
+        ]
+        problems += [
             f"{a.path} has {'both' if a.parity else 'none'} of parity and quality"
             for a in entry.artifacts
             if (a.parity is None) == (a.quality is None)
@@ -387,13 +398,3 @@ def write(models_dir: Path, manifest: Manifest) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
-
-
-def json_schema() -> dict[str, Any]:
-    """The manifest's JSON Schema (2020-12), made from the structures above."""
-    schema = msgspec.json.schema(Manifest)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "modelbake model manifest",
-        **schema,
-    }

@@ -13,7 +13,7 @@ from PIL import Image
 
 from modelbake import goldens
 from modelbake.bundle import QualityGates
-from modelbake.errors import IntegrityError, ParityError
+from modelbake.errors import IntegrityError, MachineError, ParityError
 from modelbake.goldens import Arrays, Case
 from modelbake.manifest import CoremlPackage, ImagePreprocessing, Parity, Precision, Quality, Tokenizer
 from modelbake.runtime.image_preprocess import normalize, preprocess
@@ -24,8 +24,9 @@ from modelbake.runtime.tokenize import load_tokenizer
 # The runtime's own image preprocessing against the reference's, per pixel value.
 PIXEL_GATE = 1e-6
 NEIGHBOURS = 10
-# A variant's outputs against those that it gave when it was made: the order of sums differs among processors, nothing else.
-OWN_GATE = 1e-4
+# A variant's outputs against those that it gave when it was made, both without float16's roundings: the order of sums differs among
+# processors, nothing else.
+OWN_GATE = 1e-5
 # Items of an evaluation set that go through the graph at once.
 BATCH = 16
 # Cosines are not told apart nearer to 1 than this: below lies what float32 embeddings themselves leave open.
@@ -58,14 +59,19 @@ class Runs(Protocol):
         """All outputs by name, for one array per input, a row for each item."""
 
 
-def open_session(models_dir: Path, artifact: Replayable) -> Runs:
-    """The artifact in what runs it on this machine: ONNX Runtime, or the interpreter of Core ML packages."""
+def open_session(models_dir: Path, artifact: Replayable, rounded: bool = True) -> Runs:
+    """The artifact in what runs it on this machine: ONNX Runtime, or the interpreter of Core ML packages, whose `rounded` that is."""
     if artifact.coreml is None:
         return Session(models_dir / artifact.path)
-    # Only where such packages are verified: it needs coremltools and torch.
-    from modelbake.coreml.session import CoremlSession
+    try:
+        from modelbake.coreml.session import CoremlSession
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"{artifact.coreml.package}: a Core ML package is verified with torch and coremltools, and this machine lacks {error.name}. "
+            "Install them (pip install '.[convert]', torch first), or verify in the converter image."
+        ) from error
 
-    return CoremlSession(models_dir / artifact.coreml.package, artifact.preprocessing)
+    return CoremlSession(models_dir / artifact.coreml.package, artifact.preprocessing, rounded)
 
 
 def replay(models_dir: Path, artifact: Replayable, golden: Path, gate: float) -> Parity:
@@ -110,7 +116,7 @@ def appraise(models_dir: Path, artifact: Replayable, golden: Path, gates: Qualit
                     f"{golden}: an evaluation case has one output of at least {2 * NEIGHBOURS} embeddings; build the bundle again."
                 )
             quality = _quality(outputs[name], expected, gates, artifact.path)
-    _compare_own(session, models_dir, artifact, golden)
+    _compare_own(models_dir, artifact, golden)
     if quality is None:
         raise IntegrityError(
             f"{golden} has no evaluation case for {artifact.role}, so {artifact.path} cannot be measured. "
@@ -119,10 +125,18 @@ def appraise(models_dir: Path, artifact: Replayable, golden: Path, gates: Qualit
     return quality
 
 
-def _compare_own(session: Runs, models_dir: Path, artifact: Replayable, golden: Path) -> None:
-    """A variant may differ from the reference, but not from itself: where its own outputs were kept, one changed weight shows."""
+def _compare_own(models_dir: Path, artifact: Replayable, golden: Path) -> None:
+    """A Core ML variant may differ from the reference, but not from itself: against its own outputs one changed weight shows."""
+    if artifact.coreml is None:
+        return
     role = goldens.own_role(artifact.role, artifact.precision)
-    for case in (case for case in goldens.read(golden) if case.role == role):
+    cases = [case for case in goldens.read(golden) if case.role == role]
+    if not cases:
+        raise IntegrityError(
+            f"{golden} has nothing of what {artifact.path} gave when it was made; build the bundle again."
+        )
+    session = open_session(models_dir, artifact, rounded=False)
+    for case in cases:
         difference = _difference(_outputs(session, models_dir, artifact, case), case, artifact.path)
         if not difference <= OWN_GATE:
             raise ParityError(

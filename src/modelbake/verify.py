@@ -1,4 +1,7 @@
-"""Verifying a models folder: every file hashed again, every golden replayed. Needs the runtime's packages alone."""
+"""Verifying a models folder: every file hashed again, every golden replayed.
+
+Needs the runtime's packages alone, and for Core ML bundles torch and coremltools.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ def verify(models_dir: Path, names: tuple[str, ...] = ()) -> dict[str, dict[str,
     return {entry.name: _verify_entry(models_dir, entry) for entry in entries}
 
 
-def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Figures]:
+def check_files(models_dir: Path, entry: BundleEntry) -> None:
+    """Hash every file of the bundle again; IntegrityError where one is not that in the manifest."""
     for ref in entry.files:
         path = models_dir / ref.path
         if not path.is_file():
@@ -32,6 +36,10 @@ def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Figures]:
             raise IntegrityError(
                 f"{path} is not the file that the manifest lists (sha256 {ref.sha256}); build or copy {entry.name} again."
             )
+
+
+def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Figures]:
+    check_files(models_dir, entry)
     golden = models_dir / entry.goldens.path
     return {a.path: _replay(models_dir, a, golden) for a in entry.artifacts}
 

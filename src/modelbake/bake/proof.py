@@ -25,14 +25,27 @@ SANDBOX = (
 )
 
 
+_HASHED = """
+import sys
+from pathlib import Path
+from modelbake import manifest
+from modelbake.verify import check_files
+models = Path("/models")
+check_files(models, manifest.read(models).bundle(sys.argv[1]))
+"""
+
+
 def prove(image: str, entries: tuple[BundleEntry, ...], *mounts: str) -> None:
     """Run `image` for each bundle in the sandbox: one that encodes text embeds a text, one that reranks scores a pair, any other
-    replays its goldens.
+    replays its goldens. Of one of Core ML, which the runtime cannot run, every file is hashed; the build has replayed its goldens.
 
     ParityError where an answer is not an embedding of unit length, or no score; MachineError where the container fails.
     """
     for entry in entries:
         roles = {artifact.role for artifact in entry.artifacts}
+        if any(artifact.format == "coreml" for artifact in entry.artifacts):
+            docker("run", *SANDBOX, *mounts, "--entrypoint=python3", image, "-c", _HASHED, entry.name)
+            continue
         if "reranker" in roles:
             words = ("rerank", "--bundle", entry.name, "--query", QUERY, "--document", DOCUMENT, "--json")
             _check_score(image, entry, json.loads(docker("run", *SANDBOX, *mounts, image, *words)))

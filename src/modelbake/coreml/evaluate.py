@@ -39,10 +39,11 @@ class Evaluator:
     IntegrityError, with all their names, where operations or parameters are not known here.
     """
 
-    def __init__(self, function: Function, constants: Constants, where: Path) -> None:
+    def __init__(self, function: Function, constants: Constants, where: Path, rounded: bool = True) -> None:
         self._function = function
         self._constants = constants
         self._where = where
+        self._rounded = rounded
         self._check()
         self._makers = {output.name: one for one in function.operations if one.constant for output in one.outputs}
         self._steps = self._plan()
@@ -131,7 +132,7 @@ class Evaluator:
         if result.dtype != COMPUTE[output.type.dtype.name] or not output.type.fits(tuple(result.shape)):
             given = f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)}"
             raise self._fault(f"{operation} gives {given} where the program says {output.type}")
-        if output.type.dtype.name == "fp16" and not exact:
+        if output.type.dtype.name == "fp16" and self._rounded and not exact:
             return result.to(torch.float16).to(torch.float32)
         return result
 

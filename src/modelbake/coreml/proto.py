@@ -33,10 +33,12 @@ def messages(module: str) -> Any:
 
 def parse_model(data: bytes, where: Path) -> Any:
     """The Model message in `data`; IntegrityError where it is none."""
+    model = messages("Model_pb2").Model
+    # It comes with coremltools.
     from google.protobuf.message import DecodeError
 
     try:
-        return messages("Model_pb2").Model.FromString(data)
+        return model.FromString(data)
     except DecodeError as error:
         raise IntegrityError(
             f"{where}: no Core ML model, or cut short ({error}); build or copy the bundle again."

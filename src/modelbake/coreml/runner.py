@@ -25,17 +25,20 @@ _NAMES = {"float16": "fp16", "float32": "fp32", "int8": "int8", "int32": "int32"
 class Runner:
     """The function of the package at `path`, with the face of runtime.session.Session; not for several threads at once.
 
+    `rounded`: what a float16 program computes is rounded to float16 after each operation, as it is kept there; without, all is float32,
+    so that another processor's order of sums shows in the last bits alone, and not in roundings that flip.
+
     `keep_bytes` bounds the constants, in the form in which they are computed with, that stay in memory between runs: the rest is
     read again, and made whole again, each time. IntegrityError where the package is not sound or needs what is not known here.
     """
 
-    def __init__(self, path: Path, function: str = "", keep_bytes: int = KEEP_BYTES) -> None:
+    def __init__(self, path: Path, function: str = "", keep_bytes: int = KEEP_BYTES, rounded: bool = True) -> None:
         self.package: Package = open_package(path, function)
         program = read_function(self.package.spec.mlProgram, self.package.function, self.package.model)
         self._types = dict(program.inputs)
         self._check_interface(program.outputs)
         self._constants = Constants(self.package.weight_file, keep_bytes)
-        self._evaluator = Evaluator(program, self._constants, self.package.model)
+        self._evaluator = Evaluator(program, self._constants, self.package.model, rounded)
         self.input_names = tuple(one.name for one in self.package.inputs)
         self.output_names = tuple(one.name for one in self.package.outputs)
 

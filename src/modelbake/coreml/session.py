@@ -22,12 +22,12 @@ class CoremlSession:
 
     Inputs are those of an ONNX graph of the same role, [items, …]: token ids and masks of any length, which are padded with zeros to
     the next length that the package takes, and for a package that takes images normalised pixels, of which the bytes are made again
-    as `preprocessing` says.
+    as `preprocessing` says. `rounded` is Runner's.
     """
 
-    def __init__(self, path: Path, preprocessing: ImagePreprocessing | None = None) -> None:
+    def __init__(self, path: Path, preprocessing: ImagePreprocessing | None = None, rounded: bool = True) -> None:
         self._path = path
-        self._runner = Runner(path)
+        self._runner = Runner(path, rounded=rounded)
         self._preprocessing = preprocessing
         self._features = {one.name: one for one in self._runner.package.inputs}
         self.input_names = self._runner.input_names

@@ -58,7 +58,9 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
             ("mean cosine with its outputs on Linux", figures.own_mean_cosine, self.own_mean_cosine),
             ("lowest cosine with its outputs on Linux", figures.own_lowest_cosine, self.own_lowest_cosine),
         ):
-            if bound is not None and found is not None and not found >= bound:
+            if bound is not None and not (found is not None and found >= bound):
+                if found is None:
+                    return f"{name} cannot be told: the goldens hold none of its outputs; build the bundle again"
                 return f"{name} {found:.6f}, the gate is {bound:g}"
         return None
 

@@ -57,7 +57,7 @@ class Coremltools:
             import coremltools
         except ImportError as error:
             raise MachineError(
-                f"coremltools cannot be imported ({error}); install it beside modelbake: pip install 'modelbake[finish]'."
+                f"coremltools cannot be imported ({error}); install it beside modelbake: pip install '.[finish]' in a clone."
             ) from error
         self._coremltools: Any = coremltools
 

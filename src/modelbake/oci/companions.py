@@ -9,15 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from modelbake.errors import UnknownNameError
 from modelbake.oci import referrers, sign
 from modelbake.oci.model import DIGEST, Descriptor
 from modelbake.oci.pack import MODELPACK_SUFFIX
 from modelbake.oci.place import Place, children, reachable
 from modelbake.oci.transfer import Moved, move
 from modelbake.oci.update import current
+from modelbake.output import out
 
 # A bill of materials refers to an image, and its signature to the bill; more than that nobody attaches.
 _MOST_DEPTH = 3
+# Whoever may write to a repository may attach to what others signed; a bill of materials has some thousand bytes.
+MOST_ATTACHED_BYTES = 64 << 20
 
 
 def copy(source: Place, root: Descriptor, target: Place, names: Iterable[str] = (), named: str | None = None) -> Moved:
@@ -65,6 +69,16 @@ def _carry(source: Place, document: Descriptor, target: Place, carried: set[str]
     carried.add(document.digest)
     sign.carry(source, document.digest, target)
     for one in referrers.referrers(source, document.digest):
-        move(source, reachable(source, one.bare()), target)
+        try:
+            parts = list(reachable(source, one.bare()))
+        except UnknownNameError as error:
+            # Registries that clear up untagged manifests leave their names in the list.
+            out.warn(f"{error} It is listed as attached to {document.digest}, and left out.")
+            continue
+        size = sum(part.size for part in parts)
+        if size > MOST_ATTACHED_BYTES:
+            out.warn(f"{source}: {one.digest}, attached to {document.digest}, has {size:,} bytes and is left out.")
+            continue
+        move(source, parts, target)
         referrers.enlist(target, document.digest, one)
         _carry(source, one.bare(), target, carried, depth + 1)

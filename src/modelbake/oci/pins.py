@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from modelbake.errors import IntegrityError, MachineError
-from modelbake.files import write_atomically
+from modelbake.files import disk_errors, write_atomically
 from modelbake.install import lock_beside
 from modelbake.oci.model import Digest
 
@@ -40,7 +40,7 @@ def add(path: Path, name: str, digest: str) -> None:
 
     IntegrityError where another pull pinned the name to another digest.
     """
-    with lock_beside(path, "lock"):
+    with disk_errors(path.parent), lock_beside(path, "lock"):
         pins = read(path)
         before = pins.pulls.get(name, digest)
         if before != digest:

@@ -122,13 +122,15 @@ def carry(source: Place, digest: str, target: Place) -> None:
         return
     listed = _manifest(source, here, name)
     small = [one for one in listed.layers if one.size <= MOST_PAYLOAD_BYTES]
+    if not small:
+        return
 
     def change(before: Descriptor | None) -> Sequence[Blob]:
         if before == here:
             return ()
         there = _manifest(target, before, name) if before else None
         known = there.layers if there else ()
-        more = [one for one in small if one not in known][: MOST_SIGNATURES - len(known)]
+        more = [one for one in small if one not in known][: max(0, MOST_SIGNATURES - len(known))]
         payloads = [_read(source, one) for one in more]
         if there is None and len(more) == len(listed.layers):
             return (*payloads, _read(source, listed.config), _read(source, here))

@@ -79,7 +79,7 @@ def _write(variant: Variant, path: Path, encoder: Encoder, calibration: Callable
 
 
 def _own_cases(package: Path, role: str, cases: Iterable[Case]) -> list[Case]:
-    runner = Runner(package)
+    runner = Runner(package, rounded=False)
     return [Case(role, case.name, case.inputs, runner.run(case.inputs)) for case in cases if case.inputs]
 
 
