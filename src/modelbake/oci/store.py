@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,7 +229,16 @@ class Store:
             return Swept(len(gone), size)
 
     def verify(self) -> list[Descriptor]:
-        """Hash every blob that a tag leads to, and return them; IntegrityError which names all that are missing or damaged."""
+        """Hash every blob that a tag leads to, and return them; IntegrityError which names all that are missing or damaged.
+
+        `gc` waits until it ends: what is untagged meanwhile is not missing.
+        """
+        # Where nothing can be written there is nobody to wait for.
+        writable = os.access(self.folder, os.W_OK)
+        with self._lock("gc", fcntl.LOCK_SH) if writable else nullcontext():
+            return self._verified()
+
+    def _verified(self) -> list[Descriptor]:
         found: dict[tuple[str, int], Descriptor] = {}
         bad: list[str] = []
         waiting = list(self._index().manifests)
