@@ -61,7 +61,7 @@ def checkout(folder: Path) -> Iterator[Checkout]:
             shutil.copytree(source, root / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, root / part)
-    # The smaller variants take minutes, and are tests/golden's.
+    # The smaller variants take minutes, and are tests/coreml's.
     definition = root / "bundles" / BUNDLE / "bundle.toml"
     text = definition.read_text(encoding="utf-8")
     definition.write_text(text[: text.index("[[variants]]")], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""scripts/coreml: what the scripts refuse; tests/golden/test_coreml_scripts.py has them convert and compare."""
+"""scripts/coreml: what the scripts refuse; tests/coreml/test_scripts.py has them convert and compare."""
 
 from __future__ import annotations
 
