@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from modelbake.export.coreml import patches
+
 # Largest in float16 with room to add: what stands for minus infinity in a ready-made mask.
 MASKED = -3e4
-
-
-@contextmanager
-def one_number_casts() -> Iterator[None]:
-    """coremltools' `int` of an array of one number, which numpy ≥ 2.4 refuses (apple/coremltools #2633)."""
-    from coremltools.converters.mil.frontend.torch import ops
-
-    inner = ops._cast
-
-    def patched(context: Any, node: Any, dtype: type, name: str) -> None:
-        x = context[node.inputs[0]]
-        if x.val is not None and np.ndim(x.val) and np.size(x.val) == 1:
-            from coremltools.converters.mil import Builder
-
-            context.add(Builder.const(val=dtype(np.asarray(x.val).item()), name=node.name), node.name)
-        else:
-            inner(context, node, dtype, name)
-
-    ops._cast = patched
-    try:
-        yield
-    finally:
-        ops._cast = inner
 
 
 class Sentence(torch.nn.Module):
@@ -70,7 +47,7 @@ def convert(
 
     # torch's fused attention, which no converter knows, is for towers without a mask.
     torch.backends.mha.set_fastpath_enabled(False)
-    with torch.no_grad(), one_number_casts():
+    with torch.no_grad(), patches.scalar_casts():
         traced = torch.jit.trace(module.eval(), example, check_trace=False)
         return ct.convert(
             traced,

@@ -76,13 +76,13 @@ def inspect_models(models_dir: Path) -> list[Facts]:
 
 
 def _inspect_package(path: Path) -> Facts:
-    from modelbake.coreml.facts import read_package
+    from modelbake.coreml.facts import facts_of
     from modelbake.coreml.package import open_package
 
-    graph = read_package(path)
-    model = open_package(path).model
-    digest = sha256_of(model)
-    found = _owner(model.resolve(), digest)
+    package = open_package(path)
+    graph = facts_of(package)
+    digest = sha256_of(package.model)
+    found = _owner(package.model.resolve(), digest)
     bundle, artifact = found if found else (None, None)
     return {
         "path": str(path),
@@ -97,10 +97,11 @@ def _inspect_package(path: Path) -> Facts:
 def _package(path: Path) -> Facts | None:
     if not path.is_dir():
         return None
-    from modelbake.coreml.facts import read_package
+    from modelbake.coreml.facts import facts_of
+    from modelbake.coreml.package import open_package
 
     try:
-        facts: Facts = msgspec.to_builtins(read_package(path))
+        facts: Facts = msgspec.to_builtins(facts_of(open_package(path)))
     except MachineError:
         # Without coremltools; all else of a bundle can be shown.
         return None

@@ -81,7 +81,7 @@ def replay(models_dir: Path, artifact: Replayable, golden: Path, gate: float) ->
     inputs from it first. ParityError where an output is further off than `gate`, is not finite, or has another shape;
     IntegrityError where the graph, the tokenizer or the goldens cannot be read, or the goldens have nothing to compare.
     """
-    cases = _cases(artifact, golden)
+    cases = _cases(artifact, golden, list(goldens.read(golden)))
     session = open_session(models_dir, artifact)
     worst = 0.0
     for case in cases:
@@ -101,7 +101,8 @@ def appraise(models_dir: Path, artifact: Replayable, golden: Path, gates: Qualit
     ParityError where a mean is below its gate, or an output is not finite or has another shape; IntegrityError as `replay`, and
     where there is no evaluation case or it has too few items for ten nearest others to mean anything.
     """
-    cases = _cases(artifact, golden)
+    every = list(goldens.read(golden))
+    cases = _cases(artifact, golden, every)
     session = open_session(models_dir, artifact)
     quality = None
     for case in cases:
@@ -116,7 +117,7 @@ def appraise(models_dir: Path, artifact: Replayable, golden: Path, gates: Qualit
                     f"{golden}: an evaluation case has one output of at least {2 * NEIGHBOURS} embeddings; build the bundle again."
                 )
             quality = _quality(outputs[name], expected, gates, artifact.path)
-    _compare_own(models_dir, artifact, golden)
+    _compare_own(models_dir, artifact, golden, every)
     if quality is None:
         raise IntegrityError(
             f"{golden} has no evaluation case for {artifact.role}, so {artifact.path} cannot be measured. "
@@ -125,12 +126,12 @@ def appraise(models_dir: Path, artifact: Replayable, golden: Path, gates: Qualit
     return quality
 
 
-def _compare_own(models_dir: Path, artifact: Replayable, golden: Path) -> None:
+def _compare_own(models_dir: Path, artifact: Replayable, golden: Path, every: list[Case]) -> None:
     """A Core ML variant may differ from the reference, but not from itself: against its own outputs one changed weight shows."""
     if artifact.coreml is None:
         return
     role = goldens.own_role(artifact.role, artifact.precision)
-    cases = [case for case in goldens.read(golden) if case.role == role]
+    cases = [case for case in every if case.role == role]
     if not cases:
         raise IntegrityError(
             f"{golden} has nothing of what {artifact.path} gave when it was made; build the bundle again."
@@ -188,8 +189,8 @@ def _quality(found: NDArray[np.generic], expected: NDArray[np.generic], gates: Q
     )
 
 
-def _cases(artifact: Replayable, golden: Path) -> list[Case]:
-    cases = [case for case in goldens.read(golden) if case.role == artifact.role]
+def _cases(artifact: Replayable, golden: Path, every: list[Case]) -> list[Case]:
+    cases = [case for case in every if case.role == artifact.role]
     if not cases or not all(case.outputs for case in cases):
         raise IntegrityError(
             f"{golden} has no case with outputs for {artifact.role}, so {artifact.path} cannot be verified; build the bundle again."

@@ -75,6 +75,10 @@ class Pipeline:
         """Where the bundle's source files go when no other folder is named."""
         return self.settings.cache_dir / "sources" / bundle.name
 
+    def source_files(self, bundle: Bundle) -> Path:
+        """The folder in it of the files themselves."""
+        return self.sources_folder(bundle) / FILES_FOLDER
+
     def build(self, bundle: Bundle, sources: Path | None = None) -> BundleEntry:
         """Make the bundle and put it into the models folder and its manifest.
 

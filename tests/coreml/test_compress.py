@@ -15,7 +15,7 @@ from modelbake.export.coreml import encoders, package
 from modelbake.export.coreml.calibrate import Calibration, word_salad
 from modelbake.export.coreml.compress import Recipe, Sensitivity, measure, to_int8, to_palettes
 from modelbake.export.coreml.convert import convert
-from modelbake.export.coreml.rewrite import dense
+from tests.coreml import contents
 from tests.unit.export import coreml_tiny
 
 
@@ -82,10 +82,10 @@ def test_int8_is_near_and_coremltools_makes_the_same_of_it(
 ) -> None:
     source, small = packages[precision, target], tmp_path / "int8.mlpackage"
     to_int8(source, small)
-    assert package.size(small) < package.size(source)
+    assert contents.size(small) < contents.size(source)
     own = coremltools_own(small)
     compared = 0
-    for name, values in dense(small):
+    for name, values in contents.dense(small):
         np.testing.assert_array_equal(values, own[name])
         compared += 1
     assert compared > 15
@@ -108,7 +108,7 @@ def test_palettes_are_near_and_coremltools_makes_the_same_of_them(
         recipe = sensitivity.recipe(average)
         to_palettes(source, small, calibration, recipe)
         own = coremltools_own(small)
-        for name, values in dense(small):
+        for name, values in contents.dense(small):
             np.testing.assert_array_equal(values, own[name])
         with package.reading(small) as (spec, _):
             written = spec.description.metadata.userDefined["modelbake.recipe"]

@@ -15,6 +15,7 @@ import torch
 from modelbake.errors import IntegrityError, UsageError
 from modelbake.export.coreml import encoders, package
 from modelbake.export.coreml.convert import Input, convert
+from tests.coreml import contents
 from tests.unit.export import coreml_tiny
 
 ONCE = """
@@ -27,6 +28,7 @@ from modelbake.export.coreml import encoders, package, rewrite
 from modelbake.export.coreml.calibrate import Calibration, word_salad
 from modelbake.export.coreml.compress import measure, to_int8, to_palettes
 from modelbake.export.coreml.convert import convert
+from tests.coreml import contents
 from tests.unit.export import coreml_tiny
 folder = Path(sys.argv[1])
 rewrite.SMALLEST = 1024
@@ -40,7 +42,7 @@ to_int8(folder / "fp16.mlpackage", folder / "int8.mlpackage")
 calibration = Calibration(encoder.module, word_salad(coreml_tiny.VOCABULARY, 1, 2, 3, count=24, length=16))
 recipe = measure(folder / "fp16.mlpackage", calibration).recipe(5)
 to_palettes(folder / "fp16.mlpackage", folder / "palettes.mlpackage", calibration, recipe)
-print(*(package.digest(folder / f"{name}.mlpackage") for name in ("fp32", "fp16", "image", "int8", "palettes")))
+print(*(contents.digest(folder / f"{name}.mlpackage") for name in ("fp32", "fp16", "image", "int8", "palettes")))
 """
 
 
@@ -101,7 +103,7 @@ def test_the_manifest_names_what_is_there(made: Path) -> None:
     paths = {identifier: entry["path"] for identifier, entry in manifest["itemInfoEntries"].items()}
     assert all((made / "Data" / path).exists() for path in paths.values())
     assert paths[manifest["rootModelIdentifier"]] == package.MODEL
-    assert package.size(made) == sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+    assert contents.size(made) == sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
 
 
 def test_another_weight_is_another_identifier(made: Path, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_what_was_written_before_is_replaced_and_nothing_else_is_left(made: Path
     (other / "stale").write_text("old")
     with package.reading(made) as (spec, reader):
         package.write(other, spec, lambda spec, writer: package.copy_weights(spec, reader, writer))
-    assert package.digest(other) == package.digest(made)
+    assert contents.digest(other) == contents.digest(made)
     assert [path.name for path in tmp_path.iterdir()] == [other.name]
 
 
@@ -134,7 +136,7 @@ def test_a_write_that_fails_leaves_what_was_there(made: Path, tmp_path: Path) ->
 
     with package.reading(made) as (spec, _), pytest.raises(RuntimeError, match="no more"):
         package.write(other, spec, fail)
-    assert package.digest(other) == package.digest(made)
+    assert contents.digest(other) == contents.digest(made)
     assert [path.name for path in tmp_path.iterdir()] == [other.name]
 
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from modelbake.coreml.runner import Runner
-from modelbake.export.coreml import encoders, package
+from modelbake.export.coreml import encoders
 from modelbake.export.coreml.calibrate import Calibration, word_salad
 from modelbake.export.coreml.compress import measure, to_int8, to_palettes
 from modelbake.export.coreml.convert import convert
 from modelbake.parity import mean_cosine, top_overlap
+from tests.coreml import contents
 from tests.golden.conftest import ROOT
 
 TOKENS = 128
@@ -30,13 +31,15 @@ from pathlib import Path
 from modelbake.export._torchvision import declare_missing_ops
 declare_missing_ops()
 from sentence_transformers import SentenceTransformer
-from modelbake.export.coreml import encoders, package
+from modelbake.export.coreml import encoders
 from modelbake.export.coreml.convert import convert
+from modelbake.files import file_refs
+from modelbake.manifest import bundle_digest
 reference = SentenceTransformer(sys.argv[1], device="cpu", local_files_only=True)
 encoder = encoders.text_encoder(reference, (128,))
 path = Path(sys.argv[2])
 convert(encoder.module, encoder.inputs, encoder.output, path)
-print(package.digest(path), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(bundle_digest(file_refs(path)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -112,7 +115,7 @@ def test_smaller_variants_keep_their_gates(
     found = embed(path, reference, texts)
     assert mean_cosine(found, expected) >= cosine
     assert top_overlap(found, expected) >= overlap
-    assert package.size(path) <= megabytes * 1_000_000
+    assert contents.size(path) <= megabytes * 1_000_000
 
 
 def test_a_fresh_process_needs_little_memory_and_writes_the_same_bytes(
@@ -124,7 +127,7 @@ def test_a_fresh_process_needs_little_memory_and_writes_the_same_bytes(
     command = [*between, sys.executable, "-c", CONVERSION, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     digest, peak = done.stdout.split()
-    assert digest == package.digest(folder / "fp32.mlpackage")
+    assert digest == contents.digest(folder / "fp32.mlpackage")
     assert int(peak) * 1024 < 1_200_000_000
 
 

@@ -31,16 +31,17 @@ def command(sentences: tuple[str, ...], bundle: str, models_dir: Path | None) ->
     """
     settings = load_settings(models_dir)
     entry = manifest.read(settings.models_dir).bundle(bundle)
-    chosen = sentences or _spread(Catalog(settings.bundles_dir).get(bundle).evaluation)
+    definition = Catalog(settings.bundles_dir).get(bundle)
+    chosen = sentences or _spread(definition.evaluation)
     if not chosen or not all(sentence.strip() for sentence in chosen):
         raise UsageError(f"{bundle} has no evaluation.txt, or a sentence is empty; give sentences.")
 
     # torch and sentence-transformers take seconds to load.
     from modelbake.coreml.runner import PROVES
     from modelbake.export.coreml.comparison import compare
+    from modelbake.pipeline import Pipeline
 
-    sources = settings.cache_dir / "sources" / bundle / "files"
-    found = compare(entry, settings.models_dir, sources, chosen)
+    found = compare(entry, settings.models_dir, Pipeline(settings).source_files(definition), chosen)
     # A difference that is no number is no pass.
     verdicts = ["PASS" if one.max_abs <= TOLERANCE else "FAIL" for one in found]
     rows = [

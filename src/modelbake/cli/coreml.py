@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelbake import manifest
-from modelbake.cli.oci import find_policies, plain_http_option
+from modelbake.cli.oci import find_policies, plain_http_option, signature_option
 from modelbake.cli.options import load_settings, models_dir_option, speaking
 from modelbake.errors import UsageError
+from modelbake.finish.units import RUNS, UNITS
 from modelbake.output import out, table
 
 if TYPE_CHECKING:
     from modelbake.finish.bundle import Finished
     from modelbake.finish.report import PackageReport
     from modelbake.settings import Settings
-
-# As finish.predict.UNITS has them; a command that only shows its help imports nothing of it.
-UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
 
 
 @click.group("coreml")
@@ -37,7 +35,7 @@ def command() -> None:
     help="Replay on these compute units alone [default: all].",
 )
 @click.option(
-    "--runs", type=click.IntRange(1), default=20, show_default=True, help="Calls that a latency is the median of."
+    "--runs", type=click.IntRange(1), default=RUNS, show_default=True, help="Calls that a latency is the median of."
 )
 @click.option("--version", "version", metavar="X.Y.Z", help="The new version [default: the next patch].")
 @click.option(
@@ -47,14 +45,7 @@ def command() -> None:
     help="Write the host reports into this folder too, also where a gate is missed.",
 )
 @click.option("--push", "target", metavar="REF", help="Then push the new version to REF (HOST/REPOSITORY:TAG).")
-@click.option(
-    "--require-signature",
-    "keys",
-    multiple=True,
-    metavar="KEY",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Refuse to pull what this public key did not sign; several times: all must have.",
-)
+@signature_option
 @plain_http_option
 @models_dir_option
 @speaking

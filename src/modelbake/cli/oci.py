@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +13,6 @@ from modelbake.errors import UsageError
 from modelbake.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from modelbake.oci.locate import Located
     from modelbake.oci.model import Descriptor
     from modelbake.oci.pack import Packed
@@ -30,6 +29,15 @@ plain_http_option: Callable[[Any], Any] = click.option(
     "--plain-http",
     is_flag=True,
     help="Speak plain HTTP to a registry on another machine; to this machine's own it is tried anyhow.",
+)
+
+signature_option: Callable[[Any], Any] = click.option(
+    "--require-signature",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Refuse what this public key did not sign, before anything is brought; several times: all must have.",
 )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelbake.cli.oci import check_signers, find_policies, moved_line, plain_http_option
+from modelbake.cli.oci import check_signers, find_policies, moved_line, plain_http_option, signature_option
 from modelbake.cli.options import load_settings, speaking
 from modelbake.errors import RefusedError
 from modelbake.output import out
@@ -32,14 +32,7 @@ if TYPE_CHECKING:
     help="Pull the digests that this file pins; pin what it lacks.",
 )
 @click.option("--locked", is_flag=True, help="With --lock: refuse what the file does not pin.")
-@click.option(
-    "--require-signature",
-    "keys",
-    multiple=True,
-    metavar="KEY",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Refuse what this public key did not sign, before anything is brought; several times: all must have.",
-)
+@signature_option
 @plain_http_option
 @speaking
 def command(

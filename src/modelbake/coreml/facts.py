@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from modelbake.coreml.package import Feature, open_package
+from modelbake.coreml.package import Feature, Package
 from modelbake.coreml.program import Blob, Immediate, Operation, TensorType, read_function
 from modelbake.graph import Graph, Signature
 
 
-def read_package(path: Path) -> Graph:
-    """The facts of the package's main function; the errors are those of open_package and read_function.
+def facts_of(package: Package) -> Graph:
+    """The facts of the opened package's function; the errors are those of read_function.
 
     `opsets` holds the program's own as `CoreML6` and the like, `ir_version` is Model.proto's specificationVersion. `parameters`
     are the numbers of constants as they are stored, indices and scales of compressed weights among them.
     """
-    package = open_package(path)
     function = read_function(package.spec.mlProgram, package.function, package.model)
     operations = [one for one in function.operations if one.type != "const"]
     constants = [kind for one in function.operations for kind in _constants(one)]
@@ -43,7 +41,7 @@ def read_package(path: Path) -> Graph:
         constants=len(constants),
         inputs=tuple(_signature(one) for one in package.inputs),
         outputs=tuple(_signature(one) for one in package.outputs),
-        external_data=tuple(file.relative_to(path).as_posix() for file in package.files()[2:]),
+        external_data=tuple(file.relative_to(package.path).as_posix() for file in package.files()[2:]),
         metadata=dict(sorted(shown.userDefined.items())),
     )
 

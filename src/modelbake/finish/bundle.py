@@ -22,12 +22,12 @@ from modelbake.finish.gates import gate_for
 from modelbake.finish.host import Host, this_mac
 from modelbake.finish.items import items_of, own_items
 from modelbake.finish.measure import measure
-from modelbake.finish.predict import UNITS, Coremltools, Predictor, Unit
+from modelbake.finish.predict import Coremltools, Predictor
 from modelbake.finish.report import SCHEMA_VERSION, PackageReport, encode
+from modelbake.finish.units import RUNS, UNITS, Unit
 from modelbake.install import install
 from modelbake.manifest import Artifact, BundleEntry, CoremlPackage
 
-RUNS = 20
 REPORTS = "reports"
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from modelbake.errors import IntegrityError
-from modelbake.finish.predict import Unit
+from modelbake.finish.units import Unit
 from modelbake.manifest import Artifact
 
 SAME_MEAN = 0.9999

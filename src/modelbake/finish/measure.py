@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from modelbake.errors import ParityError
 from modelbake.finish.gates import Figures, Gate
 from modelbake.finish.items import Item
-from modelbake.finish.predict import Loaded, Predictor, Unit
+from modelbake.finish.predict import Loaded, Predictor
 from modelbake.finish.report import UnitReport
+from modelbake.finish.units import Unit
 from modelbake.goldens import Arrays
 
 T = TypeVar("T")

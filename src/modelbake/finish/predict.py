@@ -6,18 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from modelbake.errors import MachineError
+from modelbake.finish.units import Unit
 from modelbake.goldens import Arrays
-
-# The names are those of coremltools.ComputeUnit.
-Unit = Literal["CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL"]
-UNITS: tuple[Unit, ...] = get_args(Unit)
 
 _DEVICES = {"MLCPUComputeDevice": "cpu", "MLGPUComputeDevice": "gpu", "MLNeuralEngineComputeDevice": "neural_engine"}
 # Apple gives compute plans from this macOS on.

@@ -11,7 +11,7 @@ from modelbake.bundle import Name, Sha256
 from modelbake.errors import IntegrityError
 from modelbake.finish.gates import Figures, Gate
 from modelbake.finish.host import Host
-from modelbake.finish.predict import Unit
+from modelbake.finish.units import Unit
 from modelbake.manifest import Precision, Role
 
 SCHEMA_VERSION = 1

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from modelbake import goldens, manifest
 from modelbake.files import file_ref
-from modelbake.finish.predict import Unit
+from modelbake.finish.units import Unit
 from modelbake.goldens import Arrays, Case
 from modelbake.manifest import (
     Artifact,

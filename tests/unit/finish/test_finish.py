@@ -32,8 +32,9 @@ from modelbake.errors import (
 from modelbake.finish import report
 from modelbake.finish.bundle import Finished, Mac, find_mac, finish, next_version
 from modelbake.finish.gates import SAME_LOWEST, SAME_MEAN, Figures, gate_for
-from modelbake.finish.predict import UNITS, Coremltools, Unit
+from modelbake.finish.predict import Coremltools
 from modelbake.finish.report import PackageReport
+from modelbake.finish.units import UNITS, Unit
 from modelbake.manifest import BundleEntry, Manifest
 from modelbake.oci.pull import Wanted, part_of
 from tests.unit import tiny

@@ -12,11 +12,13 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelbake.coreml import dtypes
+from modelbake.coreml.dtypes import DTYPES
 from modelbake.errors import IntegrityError
 
 ALIGNMENT = 64
@@ -25,33 +27,10 @@ _METADATA = struct.Struct("<IIQQQ32x")
 _SENTINEL = 0xDEADBEEF
 _VERSION = 2
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A type of number in weight.bin: MILBlob's code, its bits, and the numpy type that holds one (the next wider of 8 bits or more)."""
-
-    code: int
-    bits: int
-    numpy: str
-
-
-KINDS = {
-    "float16": Kind(1, 16, "<f2"),
-    "float32": Kind(2, 32, "<f4"),
-    "uint8": Kind(3, 8, "u1"),
-    "int8": Kind(4, 8, "i1"),
-    "int16": Kind(6, 16, "<i2"),
-    "uint16": Kind(7, 16, "<u2"),
-    "int4": Kind(8, 4, "i1"),
-    "uint1": Kind(9, 1, "u1"),
-    "uint2": Kind(10, 2, "u1"),
-    "uint4": Kind(11, 4, "u1"),
-    "uint3": Kind(12, 3, "u1"),
-    "uint6": Kind(13, 6, "u1"),
-    "int32": Kind(14, 32, "<i4"),
-    "uint32": Kind(15, 32, "<u4"),
-}
-_NAMES = {kind.code: name for name, kind in KINDS.items()}
+# By MIL.proto's names, in small letters, which two of the runner's own differ from.
+_MIL = {"fp16": "float16", "fp32": "float32"}
+KINDS = {_MIL.get(name, name): dtype for name, dtype in DTYPES.items() if dtype.blob is not None}
+_NAMES = {dtype.blob: name for name, dtype in KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -84,11 +63,7 @@ def unpack(data: bytes, kind: str, count: int) -> NDArray[np.generic]:
     known = KINDS[kind]
     if known.bits >= 8:
         return np.frombuffer(data, known.numpy, count)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count * known.bits, bitorder="little")
-    values: NDArray[Any] = np.packbits(bits.reshape(count, known.bits), axis=1, bitorder="little")[:, 0]
-    if kind.startswith("int"):
-        values = (values << (8 - known.bits)).view(np.int8) >> (8 - known.bits)
-    return values
+    return dtypes.unpack(np.frombuffer(data, np.uint8), known, count)
 
 
 class Reader:
@@ -149,7 +124,7 @@ class Writer:
         size = -(-bits // 8)
         offset = self._align()
         start = offset + _METADATA.size
-        self._put(_METADATA.pack(_SENTINEL, KINDS[kind].code, size, start, size * 8 - bits))
+        self._put(_METADATA.pack(_SENTINEL, KINDS[kind].blob, size, start, size * 8 - bits))
         for chunk in chunks:
             self._put(chunk)
         if self._end != start + size:

@@ -19,7 +19,7 @@ from typing import Any
 
 from modelbake.errors import IntegrityError
 from modelbake.export.coreml import blob, patches
-from modelbake.files import disk_errors, file_refs, sha256_of
+from modelbake.files import disk_errors, sha256_of
 
 AUTHOR = "com.apple.CoreML"
 MODEL = f"{AUTHOR}/model.mlmodel"
@@ -114,19 +114,6 @@ def blob_values(operation: Any) -> Iterator[Any]:
     values = [value for _, value in sorted(operation.attributes.items())]
     values += [binding.value for _, given in sorted(operation.inputs.items()) for binding in given.arguments]
     return (value for value in values if value.HasField("blobFileValue"))
-
-
-def digest(path: Path) -> str:
-    """SHA-256, in hexadecimal, over the package's files, each with its name; the same for the same content."""
-    whole = hashlib.sha256()
-    for ref in file_refs(path):
-        whole.update(f"{ref.path}\0{ref.size}\0{ref.sha256}\n".encode())
-    return whole.hexdigest()
-
-
-def size(path: Path) -> int:
-    """Bytes of all the package's files."""
-    return sum(ref.size for ref in file_refs(path))
 
 
 def _manifest(folder: Path) -> str:

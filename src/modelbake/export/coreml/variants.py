@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from modelbake import goldens
@@ -14,7 +16,7 @@ from modelbake.errors import UsageError
 from modelbake.export.artifact import Draft, tool_versions
 from modelbake.export.coreml import compress
 from modelbake.export.coreml.calibrate import Calibration, Inputs
-from modelbake.export.coreml.convert import convert
+from modelbake.export.coreml.convert import Target, convert
 from modelbake.export.coreml.encoders import Encoder
 from modelbake.goldens import Case
 from modelbake.manifest import CoremlPackage, ImagePreprocessing, Precision, Role, Tensor, Tokenizer
@@ -46,35 +48,46 @@ def make(
     convert(encoder.module, encoder.inputs, encoder.output, whole)
     drafts = [_draft(out, whole, "fp32", role, encoder, tokenizer, preprocessing)]
     own: list[Case] = []
-    for variant in chosen:
-        if role not in (variant.roles or (role,)):
-            continue
-        precision: Precision = variant.__struct_config__.tag  # type: ignore[assignment]
-        path = whole.with_name(f"{name}_{precision}.mlpackage")
-        _write(variant, path, encoder, calibration)
-        drafts.append(_draft(out, path, precision, role, encoder, tokenizer, preprocessing))
-        own += _own_cases(path, goldens.own_role(role, precision), (case for case in cases if case.role == role))
+    with tempfile.TemporaryDirectory(dir=whole.parent) as folder:
+        halves = _Halves(encoder, Path(folder))
+        for variant in chosen:
+            if role not in (variant.roles or (role,)):
+                continue
+            precision: Precision = variant.__struct_config__.tag  # type: ignore[assignment]
+            path = whole.with_name(f"{name}_{precision}.mlpackage")
+            _write(variant, path, halves, calibration)
+            drafts.append(_draft(out, path, precision, role, encoder, tokenizer, preprocessing))
+            own += _own_cases(path, goldens.own_role(role, precision), (case for case in cases if case.role == role))
     return drafts, own
 
 
-def _write(variant: Variant, path: Path, encoder: Encoder, calibration: Callable[[], list[Inputs]] | None) -> None:
+@dataclass(frozen=True)
+class _Halves:
+    """The encoder's fp16 packages, in `folder`: each is converted once, however many variants are made of it."""
+
+    encoder: Encoder
+    folder: Path
+
+    def package(self, target: Target | None = None) -> Path:
+        """The one for that system, by default the oldest that can load it."""
+        path = self.folder / f"{target or 'oldest'}.mlpackage"
+        if not path.exists():
+            convert(self.encoder.module, self.encoder.inputs, self.encoder.output, path, "fp16", target)
+        return path
+
+
+def _write(variant: Variant, path: Path, halves: _Halves, calibration: Callable[[], list[Inputs]] | None) -> None:
     """All with float16 arithmetic, which is what Apple's GPU and Neural Engine have anyway."""
     if isinstance(variant, Fp16Variant):
-        convert(encoder.module, encoder.inputs, encoder.output, path, "fp16")
-        return
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        half = Path(folder) / "half.mlpackage"
-        if isinstance(variant, Int8Variant):
-            convert(encoder.module, encoder.inputs, encoder.output, half, "fp16")
-            compress.to_int8(half, path)
-            return
-        if calibration is None:
-            raise UsageError(
-                f"{path.name}: this kind of encoder has no 4bit variant yet; take it out of the bundle.toml."
-            )
+        shutil.copytree(halves.package(), path)
+    elif isinstance(variant, Int8Variant):
+        compress.to_int8(halves.package(), path)
+    elif calibration is None:
+        raise UsageError(f"{path.name}: this kind of encoder has no 4bit variant yet; take it out of the bundle.toml.")
+    else:
         # The first system that keeps several palettes for a weight.
-        convert(encoder.module, encoder.inputs, encoder.output, half, "fp16", "iOS18")
-        measured = Calibration(encoder.module, calibration())
+        half = halves.package("iOS18")
+        measured = Calibration(halves.encoder.module, calibration())
         compress.to_palettes(half, path, measured, compress.measure(half, measured).recipe())
 
 
