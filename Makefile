@@ -21,7 +21,7 @@ help:
 	@echo "make test-registry  push, pull, graft and sign against real registries, oras and cosign, with faults"
 	@echo "make test-coreml  Core ML packages converted, compressed and run without a Mac, with MiniLM's real weights"
 	@echo "make test-images  tests of the baked images, in containers"
-	@echo "make test-long    three CLIP models of true size from a local hub"
+	@echo "make test-long    three CLIP models of true size from a local hub, and Core ML bundles of true size"
 	@echo "make test-all     all six"
 	@echo "make lint         ruff, mypy, shellcheck, hadolint"
 	@echo "make bench        speed, size and start against torch, into docs/bench/"

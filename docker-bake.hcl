@@ -27,7 +27,7 @@ variable "BUNDLES" {
     { name = "clip-rn50", layers = 7, data = "", trained = false, default = false },
     { name = "clip-vit-b-16", layers = 7, data = "", trained = false, default = false },
     { name = "clip-vit-b-32", layers = 11, data = "", trained = false, default = true },
-    { name = "clip-vit-b-32-coreml", layers = 15, data = "", trained = false, default = false },
+    { name = "clip-vit-b-32-coreml", layers = 21, data = "", trained = false, default = false },
     { name = "minilm-l6-v2", layers = 9, data = "", trained = false, default = true },
     { name = "minilm-l6-v2-coreml", layers = 15, data = "", trained = false, default = false },
     { name = "ms-marco-reranker", layers = 9, data = "", trained = false, default = true },

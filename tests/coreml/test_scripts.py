@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from modelbake.cli import compare_models
 from modelbake.cli.main import run
+from modelbake.coreml import PROVES
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "tiny-coreml"
@@ -115,6 +116,11 @@ def test_each_sentence_has_its_differences_and_passes(built: Project) -> None:
     assert lines[0].split("  ")[0] == "max difference"
     assert [line.split()[2] for line in lines[2:-2]] == ["PASS"] * len(TEXTS)
     assert lines[-2] == "4 of 4 within 1e-05 of sentence-transformers (sample weights)"
+
+
+def test_verify_says_what_it_proves(copy: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", NAME]) == 0
+    assert f"Core ML packages: {PROVES}" in capsys.readouterr().err
 
 
 def test_the_figures_are_those_of_float32_at_every_length(copy: Project, capsys: pytest.CaptureFixture[str]) -> None:

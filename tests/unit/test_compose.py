@@ -133,9 +133,12 @@ def test_the_converters_own_base_is_the_base_image() -> None:
 def test_the_evaluation_sets_are_of_texts_whose_sources_are_told() -> None:
     """The folder of a bundle is all that an image build sees of the catalog, so each has a copy, and no link."""
     original = (ROOT / "bundles" / "minilm-l6-v2" / "evaluation.txt").read_text(encoding="utf-8").splitlines()
-    copies = [ROOT / "bundles" / name / "evaluation.txt" for name in ("minilm-l6-v2-coreml", "arctic-embed-xs-coreml")]
+    copies = [
+        ROOT / "bundles" / name / "evaluation.txt"
+        for name in ("minilm-l6-v2-coreml", "arctic-embed-xs-coreml", "clip-vit-b-32-coreml")
+    ]
     assert not any(path.is_symlink() for path in copies)
     found = [path.read_text(encoding="utf-8").splitlines() for path in copies]
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert len(found[0]) >= 200
     assert set(found[0]) <= set(original)

@@ -161,6 +161,26 @@ def test_a_variant_that_misses_its_gate_leaves_the_models_folder_alone(settings:
     assert tiny.contents(settings.models_dir) == before
 
 
+def test_which_texts_are_nearest_is_not_held_against_sample_weights(
+    settings: Settings, exporter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To random weights all are about equally near."""
+    monkeypatch.setattr("modelbake.parity.top_overlap", lambda found, expected: 0.4)
+    define_varied(settings, exporter)
+    with pytest.raises(ParityError, match=r"overlap 0\.4"):
+        Pipeline(settings).build(Catalog(settings.bundles_dir).get("tiny"))
+    path = settings.bundles_dir / "tiny" / "bundle.toml"
+    path.write_text(path.read_text().replace('type = "local"\nfolder = "data"', 'type = "sample"\nseed = 1'))
+    exporter.write_text(
+        exporter.read_text() + "\ndef sample(bundle, folder, seed):\n    (folder / 'weights.txt').write_text('1')\n"
+    )
+    sys.modules.pop("tiny_exporter")
+    entry = Pipeline(settings).build(Catalog(settings.bundles_dir).get("tiny"))
+    found = [a.quality for a in entry.artifacts if a.quality]
+    assert [(one.top10_overlap, one.top10_overlap_gate, one.mean_cosine_gate) for one in found] == [(0.4, 0.0, 0.9)] * 2
+    verify(settings.models_dir)
+
+
 def test_a_variant_that_was_given_up_leaves_the_models_folder_but_for_a_file_of_somebody_s_own(
     settings: Settings, exporter: Path
 ) -> None:

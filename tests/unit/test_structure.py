@@ -127,7 +127,7 @@ NARROW = {
     ("report", "runtime"): {"modelbake.runtime.session"},
     ("training", "runtime"): {"modelbake.runtime.boundary"},
     ("cli", "runtime"): {"modelbake.runtime.encoder", "modelbake.runtime.reranker"},
-    ("cli", "coreml"): {"modelbake.coreml.runner"},
+    ("cli", "coreml"): {"modelbake.coreml"},
     ("cli", "export"): {"modelbake.export.coreml.comparison"},
 }
 

@@ -10,6 +10,7 @@ from modelbake import manifest
 from modelbake.catalog import Catalog
 from modelbake.cli.convert_embedding import BUNDLE
 from modelbake.cli.options import load_settings, models_dir_option, speaking
+from modelbake.coreml import PROVES
 from modelbake.errors import ParityError, UsageError
 from modelbake.output import out, table
 
@@ -37,7 +38,6 @@ def command(sentences: tuple[str, ...], bundle: str, models_dir: Path | None) ->
         raise UsageError(f"{bundle} has no evaluation.txt, or a sentence is empty; give sentences.")
 
     # torch and sentence-transformers take seconds to load.
-    from modelbake.coreml.runner import PROVES
     from modelbake.export.coreml.comparison import compare
     from modelbake.pipeline import Pipeline
 

@@ -9,6 +9,7 @@ import click
 
 from modelbake.catalog import Catalog
 from modelbake.cli.options import load_settings, locked_option, models_dir_option, speaking, weights_option
+from modelbake.coreml import PROVES
 from modelbake.errors import MachineError
 from modelbake.manifest import Artifact
 from modelbake.output import out, table
@@ -30,7 +31,6 @@ def command(bundle: str, models_dir: Path | None, weights: str | None, locked: b
     A package under its gate is not written (exit 6).
     """
     # They need torch, for which --help should not wait.
-    from modelbake.coreml.runner import PROVES
     from modelbake.pipeline import Pipeline
 
     settings = load_settings(models_dir, weights, locked=locked)

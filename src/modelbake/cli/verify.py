@@ -10,6 +10,7 @@ import msgspec
 
 from modelbake.cli.oci import plain_http_option
 from modelbake.cli.options import load_settings, models_dir_option, speaking
+from modelbake.coreml import PROVES
 from modelbake.manifest import Parity, Quality
 from modelbake.output import out, table
 
@@ -70,6 +71,8 @@ def command(
         figures = verify(load_settings(models_dir).models_dir, bundles)
     rows = [[name, path, *_cells(one)] for name, artifacts in figures.items() for path, one in artifacts.items()]
     out.result(msgspec.to_builtins(figures), table(["bundle", "artifact", "figure", "gate", "of"], rows))
+    if any(path.endswith(".mlmodel") for artifacts in figures.values() for path in artifacts):
+        out.info(f"Core ML packages: {PROVES}")
 
 
 def _verify_signatures(

@@ -16,8 +16,6 @@ from modelbake.coreml.package import Feature, Package, open_package
 from modelbake.coreml.program import TensorType, read_function
 from modelbake.errors import IntegrityError
 
-# What a replay through a Runner shows, and what it does not.
-PROVES = "graph, weights and quantization verified; Apple's runtime not exercised"
 KEEP_BYTES = 512 << 20
 _NAMES = {"float16": "fp16", "float32": "fp32", "int8": "int8", "int32": "int32"}
 

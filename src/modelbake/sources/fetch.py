@@ -151,6 +151,8 @@ class Fetcher:
         )
 
     def _real(self, bundle: Bundle) -> tuple[dict[str, Blob], SourceRecord]:
+        if all(isinstance(source, SampleSource) for source in bundle.sources):
+            raise SourceUnreachableError(f"{bundle.name}: its bundle.toml has no source but sample weights.")
         blobs = {pin.path: blob for pin in bundle.files if pin.sha256 and (blob := self._store.find(pin.sha256))}
         missing = {pin.path: pin for pin in bundle.files if pin.path not in blobs}
         reasons: list[str] = []

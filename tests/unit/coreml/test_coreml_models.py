@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from modelbake.coreml.runner import PROVES, Runner
+from modelbake.coreml import PROVES
+from modelbake.coreml.runner import Runner
 from modelbake.errors import IntegrityError
 from tests import coreml_packages
 from tests.coreml_packages import MASKED
