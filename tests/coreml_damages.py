@@ -96,6 +96,11 @@ def root(document: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+def without_weights(document: dict[str, Any]) -> None:
+    items, kept = document["itemInfoEntries"], document["rootModelIdentifier"]
+    document["itemInfoEntries"] = {kept: items[kept]}
+
+
 def first(e: Editor, kind: str) -> Any:
     return e.operations(kind)[0]
 
@@ -275,6 +280,19 @@ FILES = [
         lambda e: setattr(e.spec.description.input[0].type.multiArrayType, "dataType", 65568),
         "refused",
     ),
+    Damage(
+        "the output's dtype",
+        lambda e: setattr(e.spec.description.output[0].type.multiArrayType, "dataType", 65600),
+        "refused",
+    ),
+    Damage(
+        "the output's shape",
+        lambda e: e.spec.description.output[0].type.multiArrayType.shape.__setitem__(1, 8),
+        "refused",
+    ),
+    Damage("an older version", lambda e: setattr(e.spec, "specificationVersion", 5), "refused"),
+    Damage("a version that is to come", lambda e: setattr(e.spec, "specificationVersion", 99), "refused"),
+    Damage("Manifest.json without the weights", manifest(without_weights), "refused"),
     Damage("the output renamed", lambda e: setattr(e.spec.description.output[0], "name", "vector"), "refused"),
     Damage(
         "the program's output another",

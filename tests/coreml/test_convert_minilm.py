@@ -132,7 +132,7 @@ def test_a_fresh_process_needs_little_memory_and_writes_the_same_bytes(
 
 
 def test_every_length_of_one_package_answers_as_the_reference_does(reference: Any, tmp_path: Path) -> None:
-    lengths = encoders.lengths_up_to(512)
+    lengths = (32, 64, 128, 256, 512)
     encoder = encoders.text_encoder(reference, lengths)
     path = tmp_path / "lengths.mlpackage"
     convert(encoder.module, encoder.inputs, encoder.output, path)

@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from modelbake import goldens, manifest, parity
 from modelbake.cli import compare_models
 from modelbake.cli.main import run
 from modelbake.coreml import PROVES
+from modelbake.errors import ParityError
+from tests.coreml_editor import Editor
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "tiny-coreml"
@@ -121,6 +124,27 @@ def test_each_sentence_has_its_differences_and_passes(built: Project) -> None:
 def test_verify_says_what_it_proves(copy: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", NAME]) == 0
     assert f"Core ML packages: {PROVES}" in capsys.readouterr().err
+
+
+def test_every_length_and_words_that_no_text_has_are_proven(copy: Project, tmp_path: Path) -> None:
+    models = copy.root / "models"
+    entry = manifest.read(models).bundle(NAME)
+    golden = models / entry.goldens.path
+    cases = [case for case in goldens.read(golden) if case.inputs]
+    assert {case.inputs["input_ids"].shape for case in cases} == {(1, 8), (1, 32)}
+    assert set(range(200)) <= {int(one) for case in cases for one in case.inputs["input_ids"].reshape(-1)}
+    artifact = entry.artifact("text_encoder", "fp32")
+    assert artifact.coreml is not None
+    parity.replay(models, artifact, golden, 1e-5)
+
+    package = models / artifact.coreml.package
+    editor = Editor(package, tmp_path / "edited.mlpackage")
+    words = editor.value(next(one for one in editor.operations("gather")), "x")
+    # One row of 16 numbers, of a word that no golden text has.
+    editor.change(words, slice(150 * 16, 151 * 16), lambda row: row * 0)
+    shutil.copytree(editor.path, package, dirs_exist_ok=True)
+    with pytest.raises(ParityError, match="vocabulary-"):
+        parity.replay(models, artifact, golden, 1e-5)
 
 
 def test_the_figures_are_those_of_float32_at_every_length(copy: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def damaged(made: tuple[Path, list[Draft]], precision: str, to: Path) -> tuple[P
 
 
 @pytest.mark.parametrize("precision", NAMES)
-def test_one_changed_byte_of_a_layer_is_caught_though_the_gate_of_quality_is_kept(
+def test_a_few_changed_bytes_of_a_layer_are_caught_though_the_gate_of_quality_is_kept(
     made: tuple[Path, list[Draft]], tmp_path: Path, precision: str
 ) -> None:
     folder, package = damaged(made, precision, tmp_path / "models")

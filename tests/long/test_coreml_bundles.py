@@ -30,13 +30,10 @@ from tests.hub import Hub
 CATALOG = Catalog(ROOT / "bundles")
 ARCTIC, CLIP = "arctic-embed-xs-coreml", "clip-vit-b-32-coreml"
 LENGTHS = [32, 64, 128, 256, 512]
-# The last two are of 40 tokens and of more than 512.
-SENTENCES = [
-    "hello world",
-    "Represent this sentence for searching relevant passages: how do rivers meander?",
-    "The river turns where its bank gives way, and lays down sand where it is slow. " * 2,
-    "The river turns where its bank gives way, and lays down sand where it is slow. " * 40,
-]
+RIVER = "The river turns where its bank gives way, and lays down sand where it is slow. "
+# Of 4 to more than 512 tokens.
+SENTENCES = ["hello world", "Represent this sentence for searching relevant passages: how do rivers meander?"]
+SENTENCES += [RIVER * times for times in (2, 5, 10, 40)]
 COSINES = {"fp16": 0.99999, "int8": 0.998, "4bit": 0.98}
 
 
@@ -84,7 +81,7 @@ def test_arctic_answers_as_sentence_transformers_at_every_length(arctic: Built) 
         ("input_ids", "attention_mask", "embeddings"), "multiArrayType"
     )
     differences = comparison.compare(entry, arctic.models, arctic.sources(ARCTIC), SENTENCES)
-    assert [next(n for n in LENGTHS if n >= one.tokens) for one in differences] == [32, 32, 64, 512]
+    assert [next(n for n in LENGTHS if n >= one.tokens) for one in differences] == [32, 32, 64, 128, 256, 512]
     assert max(one.max_abs for one in differences) <= 1e-6
     for precision, cosine in COSINES.items():
         differences = comparison.compare(entry, arctic.models, arctic.sources(ARCTIC), SENTENCES, precision)

@@ -23,6 +23,10 @@ from modelbake.coreml.tables import gathered, table_of
 from modelbake.errors import IntegrityError, MachineError
 
 _ONE = (Tensor, int, float, bool, str)
+# Of constants made of constants: the indices, scales and palettes of a weight are three.
+DEEPEST = 16
+# The operations that count negative indices from the end: those of later sets leave them undefined.
+_FROM_THE_END = ("CoreML5", "CoreML6")
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,18 @@ class Evaluator:
             missing = sorted(op.required - set(operation.inputs))
             if missing:
                 raise self._fault(f"{operation} lacks its parameter {missing[0]!r}")
+        self._check_depth()
+
+    def _check_depth(self) -> None:
+        """Constants are made by recursion, a compressed one of others before it."""
+        depths: dict[str, int] = {}
+        for operation in self._function.operations:
+            if operation.constant:
+                names = (one.name for values in operation.inputs.values() for one in values if isinstance(one, Name))
+                depth = 1 + max((depths.get(name, 0) for name in names), default=0)
+                if depth > DEEPEST:
+                    raise self._fault(f"{operation} is a constant of constants of constants, {depth} deep")
+                depths |= dict.fromkeys((output.name for output in operation.outputs), depth)
 
     def _plan(self) -> tuple[_Step, ...]:
         running = [one for one in self._function.operations if not one.constant]
@@ -108,13 +124,19 @@ class Evaluator:
             }
         else:
             indices = self._tensor(operation.inputs["indices"][0], values)
+        if operation.type.startswith("gather") and self._function.opset not in _FROM_THE_END:
+            found = indices if table is not None else arguments["indices"]
+            if found.numel() and int(found.min()) < 0:
+                raise self._fault(
+                    f"{operation} takes the index {int(found.min())}, which {self._function.opset} leaves undefined"
+                )
         try:
             result = op.call(**arguments) if table is None else gathered(table, indices, self._constants)
         except MemoryError as error:
-            raise MachineError(
-                f"{self._where}: {operation} needs more memory than there is; run it on a larger machine."
-            ) from error
+            raise self._too_large(operation) from error
         except (ValueError, RuntimeError, IndexError, TypeError, OverflowError, ZeroDivisionError) as error:
+            if "allocate memory" in str(error):
+                raise self._too_large(operation) from error
             raise self._fault(f"{operation}: {(str(error) or repr(error)).splitlines()[0]}") from error
         results = result if isinstance(result, tuple) else (result,)
         if len(results) != len(operation.outputs):
@@ -189,6 +211,9 @@ class Evaluator:
         if isinstance(value, Immediate) and isinstance(value.value, str):
             raise self._fault(f"{operation} is a text where a tensor is taken")
         return (self._stored(operation, operation.outputs[0], self._constants.tensor(value), True),)
+
+    def _too_large(self, operation: Operation) -> MachineError:
+        return MachineError(f"{self._where}: {operation} needs more memory than there is; run it on a larger machine.")
 
     def _fault(self, reason: str) -> IntegrityError:
         return IntegrityError(f"{self._where}: {reason}; build or copy the bundle again.")

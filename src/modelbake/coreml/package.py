@@ -19,6 +19,12 @@ MANIFEST = "Manifest.json"
 DATA = "Data"
 # What a blob's file name in a program starts with: the folder of the model.
 MODEL_FOLDER = "@model_path/"
+# What files may have, so that none asks for all memory: programs of the largest models take some tens of MB.
+LARGEST_MANIFEST = 1 << 20
+LARGEST_MODEL = 2 << 30
+LONGEST_NAME, LONGEST_PATH = 255, 1024
+# Model.proto's specificationVersion, and the operations that its programs are made of.
+_OPSETS = {6: "CoreML5", 7: "CoreML6", 8: "CoreML7", 9: "CoreML8"}
 # FeatureTypes.proto's ArrayDataType, and numpy's names.
 _ARRAYS = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
 # FeatureTypes.proto's ImageFeatureType.ColorSpace.
@@ -90,27 +96,24 @@ class Package:
         return (self.path / MANIFEST, self.model, *(self.weight_file(name) for name in names))
 
 
-def open_package(path: Path, function: str = "") -> Package:
-    """The ML Program of the folder `path`, and the interface of `function` (by default the one that Core ML runs).
+def open_package(path: Path) -> Package:
+    """The ML Program of the folder `path`, and the interface of the function that Core ML runs by default.
 
     IntegrityError where a file is missing, cut short or no such document, or the model is no ML Program, or has inputs or outputs
     that are no arrays; RefusedError where a path or a link leads out of the package.
     """
     if not path.is_dir():
         raise IntegrityError(f"{path} is no folder, as a .mlpackage is; build or copy the bundle again.")
-    model = _root_model(path)
-    try:
-        data = model.read_bytes()
-    except OSError as error:
-        raise IntegrityError(f"{model}: cannot be read ({error.strerror}); build or copy the bundle again.") from error
-    spec = parse_model(data, model)
+    listed = _root_model(path)
+    model = listed.path
+    spec = parse_model(_read(model, LARGEST_MODEL), model)
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         shown = _KINDS.get(kind, kind) if kind else "nothing"
         raise IntegrityError(f"{model}: holds {shown}, where an ML Program is needed; convert to mlprogram.")
     description = spec.description
     if len(description.functions):
-        wanted = function or description.defaultFunctionName
+        wanted = description.defaultFunctionName
         found = next((one for one in description.functions if one.name == wanted), None)
         if found is None:
             raise IntegrityError(
@@ -120,7 +123,7 @@ def open_package(path: Path, function: str = "") -> Package:
         function = wanted
     else:
         described = description
-        function = function or "main"
+        function = "main"
     if len(described.state):
         raise IntegrityError(f"{model}: keeps a state ({described.state[0].name!r}), which this runner does not know.")
     package = Package(
@@ -131,32 +134,65 @@ def open_package(path: Path, function: str = "") -> Package:
             raise IntegrityError(
                 f"{file} is missing, where the package's program has its weights; build or copy the bundle again."
             )
+        if not any(file.is_relative_to(item) for item in listed.items):
+            raise IntegrityError(
+                f"{path / MANIFEST} does not list {file.relative_to(path)}, which the program needs; build or copy the bundle again."
+            )
+    _check_version(package)
     return package
 
 
-def _root_model(path: Path) -> Path:
-    manifest = path / MANIFEST
+def _check_version(package: Package) -> None:
+    """Which systems load a model follows from its version, and what its operations mean from their set: they must be of one time."""
+    version, functions = package.spec.specificationVersion, package.spec.mlProgram.functions
+    # What lacks the function is told by who reads the program.
+    opset = functions[package.function].opset if package.function in functions else _OPSETS.get(version)
+    if opset is None or _OPSETS.get(version) != opset:
+        raise IntegrityError(
+            f"{package.model}: is of version {version} with operations of {opset or 'none'}, which is not known to go together; "
+            "convert it with coremltools 8 or 9 for iOS 18 or older."
+        )
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What Manifest.json lists: the root model's file, and every item's place."""
+
+    path: Path
+    items: tuple[Path, ...]
+
+
+def _root_model(path: Path) -> _Listed:
+    manifest = _within(path, MANIFEST, path)
     try:
-        # Read once, and never through a link.
-        document = json.loads(_within(path, MANIFEST, path).read_bytes())
+        document = json.loads(_read(manifest, LARGEST_MANIFEST))
         items = document["itemInfoEntries"]
         entry = items[document["rootModelIdentifier"]]["path"]
-        paths = [item["path"] for item in items.values()]
-        if not all(isinstance(one, str) for one in paths):
+        names = [item["path"] for item in items.values()]
+        if not all(isinstance(one, str) for one in names):
             raise TypeError("a path that is no text")
-    except OSError as error:
-        raise IntegrityError(
-            f"{manifest}: cannot be read ({error.strerror}); build or copy the bundle again."
-        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"{manifest}: no manifest of a model package ({error!r}); build or copy the bundle again."
         ) from error
-    for one in paths:
-        found = _within(path / DATA, one, path)
+    places = tuple(_within(path / DATA, one, path) for one in names)
+    for found in places:
         if not found.exists():
             raise IntegrityError(f"{found} is missing, which {MANIFEST} lists; build or copy the bundle again.")
-    return _within(path / DATA, entry, path)
+    return _Listed(_within(path / DATA, entry, path), places)
+
+
+def _read(path: Path, largest: int) -> bytes:
+    """The bytes of a file of the package, never of what is none: reading a pipe would wait for ever."""
+    try:
+        if not path.is_file():
+            raise IntegrityError(f"{path}: cannot be read (missing, or no file); build or copy the bundle again.")
+        size = path.stat().st_size
+        if size > largest:
+            raise IntegrityError(f"{path}: is of {size} bytes, which no model has; build or copy the bundle again.")
+        return path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror}); build or copy the bundle again.") from error
 
 
 def _within(folder: Path, name: str, package: Path) -> Path:
@@ -165,6 +201,8 @@ def _within(folder: Path, name: str, package: Path) -> Path:
     if not name or "\0" in name or relative.is_absolute() or ".." in relative.parts:
         raise RefusedError(f"{package}: names the file {name!r}, which is outside the package; do not use it.")
     whole = folder.relative_to(package) / relative
+    if len(str(whole)) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in whole.parts):
+        raise RefusedError(f"{package}: names a file by {len(name)} characters, which no package does; do not use it.")
     for depth in range(1, len(whole.parts) + 1):
         if package.joinpath(*whole.parts[:depth]).is_symlink():
             raise RefusedError(
@@ -197,7 +235,12 @@ def _features(described: Iterable[Any], model: Path) -> tuple[Feature, ...]:
                 (int(size.lowerBound), None if size.upperBound < 0 else int(size.upperBound))
                 for size in array.shapeRange.sizeRanges
             )
-        features.append(Feature(one.name, _ARRAYS[array.dataType], tuple(array.shape), shapes, ranges))
+        shape = tuple(array.shape)
+        if any(len(other) != len(shape) for other in (*shapes, *([ranges] if ranges else ()))):
+            raise IntegrityError(
+                f"{model}: {one.name!r} takes shapes of other ranks than its default; build or copy the bundle again."
+            )
+        features.append(Feature(one.name, _ARRAYS[array.dataType], shape, shapes, ranges))
     names = [feature.name for feature in features]
     if len(set(names)) != len(names):
         raise IntegrityError(

@@ -19,6 +19,7 @@ from modelbake.errors import IntegrityError
 
 # No tensor of a real model has more, and a damaged length asks for no memory.
 MAX_NUMBERS = 1 << 40
+MAX_RANK = 16
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,8 @@ class _Reader:
                 return TensorType(dtype, None)
             else:
                 shape.append(None)
+        if len(shape) > MAX_RANK or any((size or 0) > MAX_NUMBERS for size in shape):
+            raise self.fault(f"{what} has a shape of {len(shape)} dimensions or more numbers than any model has")
         if tensor.rank >= 0 and tensor.rank != len(shape):
             raise self.fault(f"{what} is of rank {tensor.rank} and has {len(shape)} dimensions")
         return TensorType(dtype, tuple(shape))

@@ -30,11 +30,12 @@ class Runner:
     read again, and made whole again, each time. IntegrityError where the package is not sound or needs what is not known here.
     """
 
-    def __init__(self, path: Path, function: str = "", keep_bytes: int = KEEP_BYTES, rounded: bool = True) -> None:
-        self.package: Package = open_package(path, function)
+    def __init__(self, path: Path, keep_bytes: int = KEEP_BYTES, rounded: bool = True) -> None:
+        self.package: Package = open_package(path)
         program = read_function(self.package.spec.mlProgram, self.package.function, self.package.model)
         self._types = dict(program.inputs)
-        self._check_interface(program.outputs)
+        given = {one.name: one.type for operation in program.operations for one in operation.outputs}
+        self._check_interface({name: (given | self._types)[name] for name in program.outputs})
         self._constants = Constants(self.package.weight_file, keep_bytes)
         self._evaluator = Evaluator(program, self._constants, self.package.model, rounded)
         self.input_names = tuple(one.name for one in self.package.inputs)
@@ -69,7 +70,7 @@ class Runner:
         """Close the files of weights; nothing runs any more."""
         self._constants.close()
 
-    def _check_interface(self, outputs: tuple[str, ...]) -> None:
+    def _check_interface(self, outputs: Mapping[str, TensorType]) -> None:
         """What an app sees against what the program's function has."""
         names = [one.name for one in self.package.inputs]
         if set(names) != set(self._types):
@@ -77,6 +78,12 @@ class Runner:
         if {one.name for one in self.package.outputs} != set(outputs):
             given = ", ".join(one.name for one in self.package.outputs)
             raise self._fault(f"says that it gives {given}, and its program gives {', '.join(outputs)}")
+        for feature in self.package.outputs:
+            kind = outputs[feature.name]
+            if _NAMES.get(feature.dtype) != kind.dtype.name or (feature.shape and not kind.fits(feature.shape)):
+                raise self._fault(
+                    f"says that {feature.name} is {feature.dtype} {feature.shown()}, and its program gives {kind}"
+                )
         for feature in self.package.inputs:
             kind = self._types[feature.name]
             # An image's bytes come as numbers of whatever dtype the program computes in.

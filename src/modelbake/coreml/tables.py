@@ -1,4 +1,7 @@
-"""Rows of a table of words, read alone: such a table is most of a small model, and a text takes a few hundred rows of it."""
+"""Rows of a table of words, read alone: such a table is most of a small model, and a text takes a few hundred rows of it.
+
+Of what is stored as it is, or as int8 for iOS 18; a table in int8 for iOS 16 or in palettes is made whole.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class WeightFile:
         self.size = os.fstat(self._file).st_size
         try:
             head = self._read(0, ALIGNMENT, "header")
-            self.count, version = _HEADER.unpack_from(head.tobytes())
+            _, version = _HEADER.unpack_from(head.tobytes())
             if version != VERSION:
                 raise self._fault(f"is of version {version}, and only {VERSION} is known")
         except BaseException:

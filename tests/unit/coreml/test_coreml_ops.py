@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modelbake.coreml.ops import OPS
-from modelbake.errors import IntegrityError
+from modelbake.errors import IntegrityError, MachineError
 from tests.unit.coreml import cases_elementwise, cases_shapes, cases_sums
 from tests.unit.coreml.cases import CASES, Case, numbers
-from tests.unit.coreml.programs import Array, evaluated, inferred, protobuf, run
+from tests.unit.coreml.programs import IOS16, IOS17, Array, Build, evaluated, inferred, protobuf, run
 
 # Each adds to CASES.
 _MODULES = (cases_elementwise, cases_shapes, cases_sums)
@@ -67,6 +69,49 @@ def test_an_index_outside_is_refused(tmp_path: Path) -> None:
     inputs = {"x": numbers(3), "i": np.int32([3])}
     with pytest.raises(IntegrityError, match="the index 3 of 3"):
         evaluated(lambda mb, x, i: mb.gather(x=x, indices=i), inputs, tmp_path)
+
+
+@pytest.mark.parametrize("version", [IOS16, IOS17])
+def test_an_index_from_the_end_is_taken_only_where_it_is_defined(version: int, tmp_path: Path) -> None:
+    inputs = {"x": numbers(3), "i": np.int32([-1])}
+
+    def found() -> Array:
+        return evaluated(lambda mb, x, i: mb.gather(x=x, indices=i), inputs, tmp_path, version)[0]
+
+    if version == IOS16:
+        assert found() == inputs["x"][2]
+    else:
+        with pytest.raises(IntegrityError, match="the index -1, which CoreML7 leaves undefined"):
+            found()
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (lambda mb, x, n: mb.tile(x=x, reps=n), {"x": numbers(1), "n": np.int32([1 << 30])}),
+        (lambda mb, n: mb.fill(shape=n, value=np.float32(1)), {"n": np.int32([1 << 20, 1 << 20])}),
+        (lambda mb, i: mb.one_hot(indices=i, one_hot_vector_size=1 << 30), {"i": np.int32([0, 1])}),
+        (lambda mb, x: mb.pad(x=x, pad=np.int32([1 << 29, 0]), constant_val=np.float32(0)), {"x": numbers(1)}),
+    ],
+)
+def test_a_size_that_asks_for_all_memory_is_refused(build: Build, inputs: dict[str, Array], tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="which no model needs"):
+        evaluated(build, inputs, tmp_path, flexible=True)
+
+
+def test_a_range_that_asks_for_all_memory_is_refused() -> None:
+    start, end, step = (torch.tensor(number, dtype=torch.int32) for number in (0, 1 << 30, 1))
+    with pytest.raises(ValueError, match="which no model needs"):
+        OPS["range_1d"].call(end=end, start=start, step=step)
+
+
+def test_memory_that_is_not_to_be_had_is_the_machine_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*tensors: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 34359738368 bytes.")
+
+    monkeypatch.setitem(OPS, "relu", replace(OPS["relu"], call=lambda x: no_more(x)))
+    with pytest.raises(MachineError, match="needs more memory than there is"):
+        evaluated(lambda mb, x: mb.relu(x=x), {"x": numbers(3)}, tmp_path)
 
 
 def test_unknown_operations_are_refused_all_by_name(tmp_path: Path) -> None:

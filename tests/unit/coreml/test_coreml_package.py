@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -21,7 +22,7 @@ from modelbake.coreml.runner import Runner
 from modelbake.coreml.weights import WeightFile
 from modelbake.errors import IntegrityError, RefusedError
 from tests import coreml_packages
-from tests.coreml_editor import MODEL, WEIGHTS
+from tests.coreml_editor import MODEL, WEIGHTS, Editor
 
 WRITERS = {
     "fp32": "float", "fp16": "fp16", "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32",
@@ -75,7 +76,6 @@ def test_what_coremltools_writes_is_read(count: int, tmp_path: Path) -> None:
     wanted = arrays(count)
     offsets = written(tmp_path / "weight.bin", wanted)
     file = WeightFile(tmp_path / "weight.bin")
-    assert file.count == len(wanted)
     for name, array in wanted.items():
         assert np.array_equal(file.read(offsets[name], DTYPES[name], count), array), name
 
@@ -167,6 +167,9 @@ def test_a_model_with_any_byte_changed_runs_or_is_refused(package: Path, tmp_pat
         (lambda d, e: e.update(path="com.apple.CoreML/none"), IntegrityError, "is missing"),
         (lambda d, e: e.update(path=7), IntegrityError, "no manifest"),
         (lambda d, e: e.update(path="com.apple.CoreML/weights"), IntegrityError, "cannot be read"),
+        (lambda d, e: e.update(path="x" * 300), RefusedError, "300 characters"),
+        (lambda d, e: e.update(path="x/" * 5000 + "x"), RefusedError, "10001 characters"),
+        (lambda d, e: d.update(more="x" * (1 << 20)), IntegrityError, "bytes, which no model has"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(change: Any, error: type[Exception], words: str, copy: Path) -> None:
@@ -176,6 +179,82 @@ def test_a_manifest_that_is_none_is_refused(change: Any, error: type[Exception],
     path.write_text(json.dumps(document))
     with pytest.raises(error, match=words):
         open_package(copy)
+
+
+@pytest.mark.parametrize("name", ["Manifest.json", MODEL, WEIGHTS])
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(name: str, copy: Path) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(IntegrityError, match=Path(name).name):
+        open_package(copy)
+
+
+def of_sizes(message: Any, *sizes: int) -> None:
+    """Another shape in a tensor's type."""
+    kind = message.tensorType
+    del kind.dimensions[:]
+    for size in sizes:
+        kind.dimensions.add().constant.size = size
+    kind.rank = len(sizes)
+
+
+def first_constant(e: Editor, blob: bool) -> Any:
+    """Of numbers, in weight.bin or in the program."""
+    values = (one.attributes["val"] for one in e.operations("const"))
+    return next(
+        one
+        for one in values
+        if (one.WhichOneof("value") == "blobFileValue") == blob
+        and one.immediateValue.tensor.WhichOneof("value") != "strings"
+    )
+
+
+def chained(e: Editor) -> None:
+    """Two hundred compressed constants, each made of the one before."""
+    before = next(one for one in e.operations("const") if one.attributes["val"].WhichOneof("value") == "blobFileValue")
+    for index in range(200):
+        one = e.block.operations.add()
+        one.type = "constexpr_blockwise_shift_scale"
+        for key in ("data", "scale"):
+            one.inputs[key].arguments.add().name = before.outputs[0].name
+        one.outputs.add().CopyFrom(before.outputs[0])
+        one.outputs[0].name = f"chained_{index}"
+        before = one
+
+
+def ranks(e: Editor) -> None:
+    kind = e.spec.description.input[0].type.multiArrayType
+    kind.enumeratedShapes.shapes.add().shape.extend([1, 8, 1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "words"),
+    [
+        (lambda e: of_sizes(first_constant(e, False).type, 0, 1 << 63), IntegrityError, "more numbers than any model"),
+        (
+            lambda e: of_sizes(first_constant(e, False).type, 0, 1 << 62, 4),
+            IntegrityError,
+            "more numbers than any model",
+        ),
+        (lambda e: of_sizes(first_constant(e, False).type, *[1] * 70), IntegrityError, "70 dimensions"),
+        (lambda e: of_sizes(first_constant(e, True).type, 0, 1 << 63), IntegrityError, "more numbers than any model"),
+        (
+            lambda e: setattr(first_constant(e, True).blobFileValue, "fileName", "@model_path/" + "x" * 300),
+            RefusedError,
+            "300 characters",
+        ),
+        (chained, IntegrityError, "17 deep"),
+        (ranks, IntegrityError, "other ranks than its default"),
+    ],
+)
+def test_what_only_a_hostile_program_has_is_refused(
+    damage: Any, error: type[Exception], words: str, package: Path, tmp_path: Path
+) -> None:
+    editor = Editor(package, tmp_path / "hostile.mlpackage")
+    damage(editor)
+    editor.save()
+    with pytest.raises(error, match=words):
+        Runner(editor.path)
 
 
 @pytest.mark.parametrize("name", ["Manifest.json", MODEL, WEIGHTS, "Data", "Data/com.apple.CoreML/weights"])

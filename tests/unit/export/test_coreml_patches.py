@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from modelbake.coreml.runner import Runner
-from modelbake.export.coreml import patches
+from modelbake.export.coreml import encoders, patches
 from modelbake.export.coreml.convert import Input, convert
+from tests.unit.export import coreml_tiny
 
 
 class Positions(torch.nn.Module):
@@ -51,6 +53,15 @@ def test_no_bars_is_needed_still_coremltools_shows_bars_unasked(capfd: pytest.Ca
     with patches.scalar_casts(), patches.quiet():
         convert_with_coremltools_alone()
     assert "Running MIL" in capfd.readouterr().err
+
+
+def test_quiet_is_needed_still_coremltools_warns_of_its_own_casts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoders.text_encoder(coreml_tiny.sentence_model(tmp_path), (16,))
+    monkeypatch.setattr(patches, "quiet", contextlib.nullcontext)
+    with pytest.warns(RuntimeWarning, match="overflow encountered in cast"):
+        convert(encoder.module, encoder.inputs, encoder.output, tmp_path / "loud.mlpackage", "fp16")
 
 
 def test_conversion_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Taking numbers by index. Source: scatter_gather.py of coremltools' ops/defs, iOS15 to iOS17.
 
-iOS15 and iOS16 count negative indices from the end; iOS17 leaves undefined what lies outside, negative ones among it, and programs
-made for it add the size first. So negative ones are counted from the end here, and what lies further out is refused.
+iOS15 and iOS16 count negative indices from the end, and so does this; what lies further out is refused. iOS17 leaves negative ones
+undefined too, and programs made for it add the size first: evaluate.py refuses them there.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices:
 
 def places_of(indices: Tensor, size: int) -> Tensor:
     """The indices counted from the front, int64; ValueError where one is outside `size`."""
+    if indices.is_floating_point() or indices.dtype == torch.bool:
+        raise ValueError(f"indices of {indices.dtype}")
     places = indices.to(torch.int64)
     if places.numel():
         low, high = int(places.min()), int(places.max())

@@ -18,6 +18,8 @@ Ints = tuple[int, ...]
 Bools = tuple[bool, ...]
 Tensors = tuple[Tensor, ...]
 
+# What an operation may make of a size that stands in the program.
+MOST_NUMBERS = 1 << 28
 # What each of MIL's types is computed with. torch knows little of unsigned numbers, so they are held by a wider signed type; of
 # float16 the values alone are, since sums are then made in float32.
 COMPUTE: dict[str, torch.dtype] = {
@@ -64,8 +66,7 @@ def op(*names: str, moves: bool = False) -> Callable[[Callable[..., Any]], Calla
         hints = typing.get_type_hints(function)
         kinds, required = {}, set()
         for parameter in inspect.signature(function).parameters.values():
-            # A keyword of Python's ends with an underscore here.
-            name = parameter.name.rstrip("_")
+            name = parameter.name
             kind = hints[parameter.name]
             if isinstance(kind, types.UnionType):
                 kind = next(one for one in typing.get_args(kind) if one is not type(None))
@@ -77,6 +78,12 @@ def op(*names: str, moves: bool = False) -> Callable[[Callable[..., Any]], Calla
         return function
 
     return register
+
+
+def bounded(numbers: float) -> None:
+    """ValueError where an operation would make more numbers of few than any model's: it is asked before memory is taken."""
+    if not numbers <= MOST_NUMBERS:
+        raise ValueError(f"would make {numbers:g} numbers, which no model needs")
 
 
 def axis_of(axis: int, rank: int) -> int:

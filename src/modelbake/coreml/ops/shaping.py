@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from modelbake.coreml.ops.registry import Bools, Ints, Tensors, axes_of, axis_of, op
+from modelbake.coreml.ops.registry import Bools, Ints, Tensors, axes_of, axis_of, bounded, op
 
 
 @op(moves=True)
@@ -131,6 +131,7 @@ def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
 def tile(x: Tensor, reps: Ints) -> Tensor:
     if len(reps) != x.ndim:
         raise ValueError(f"reps {list(reps)} for rank {x.ndim}")
+    bounded(x.numel() * math.prod(reps))
     return x.repeat(reps)
 
 
@@ -144,6 +145,7 @@ def pad(x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0)
     if len(pad) % 2 or len(pad) > 2 * x.ndim or min(pad, default=0) < 0:
         raise ValueError(f"the padding {list(pad)} for rank {x.ndim}")
     pairs = [(0, 0)] * (x.ndim - len(pad) // 2) + [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
+    bounded(math.prod(size + before + after for size, (before, after) in zip(x.shape, pairs, strict=True)))
     if mode == "constant":
         return functional.pad(x, [number for pair in reversed(pairs) for number in pair], value=constant_val)
     if mode not in ("reflect", "replicate"):
@@ -170,6 +172,7 @@ def shape(x: Tensor) -> Tensor:
 
 @op(moves=True)
 def fill(shape: Ints, value: Tensor | None = None) -> Tensor:
+    bounded(math.prod(shape))
     if value is None:
         return torch.zeros(shape)
     return value.reshape([1] * len(shape)).expand(shape)
@@ -184,6 +187,7 @@ def fill_like(ref_tensor: Tensor, value: Tensor | None = None) -> Tensor:
 def range_1d(end: Tensor, start: Tensor, step: Tensor) -> Tensor:
     if not end.dtype == start.dtype == step.dtype:
         raise ValueError("of different types of numbers")
+    bounded((end.item() - start.item()) / step.item())
     return torch.arange(start.item(), end.item(), step.item(), dtype=end.dtype)
 
 
@@ -209,6 +213,7 @@ def one_hot(
 ) -> Tensor:
     on = torch.tensor(1, dtype=torch.int32) if on_value is None else on_value
     off = torch.zeros((), dtype=on.dtype) if off_value is None else off_value
+    bounded(indices.numel() * one_hot_vector_size)
     found = indices[..., None] == torch.arange(one_hot_vector_size, dtype=indices.dtype)
     return torch.where(found.movedim(-1, axis_of(axis, found.ndim)), on, off)
 

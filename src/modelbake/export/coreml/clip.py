@@ -12,6 +12,7 @@ from modelbake.export import clip, clip_config
 from modelbake.export.artifact import Export
 from modelbake.export.clip import IMAGE_ROLE, TEXT_ROLE
 from modelbake.export.coreml import encoders, variants
+from modelbake.export.coreml.sweep import swept
 from modelbake.manifest import ImagePreprocessing, Tokenizer
 from modelbake.runtime.image_preprocess import denormalize
 
@@ -32,7 +33,7 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
     clip.write_tokenizer(out / merges)
     # A copy: the packages are converted from the model itself, in single precision.
     double = copy.deepcopy(model)
-    cases = _golden_cases(double, spec, preprocessing)
+    cases = _golden_cases(double, spec, preprocessing) + _vocabulary_cases(double)
     if bundle.evaluation:
         cases.append(_evaluation_of_texts(double, spec, bundle.evaluation))
     del double
@@ -75,6 +76,23 @@ def _golden_cases(model: Any, spec: CoremlClipModel, preprocessing: ImagePreproc
             cases.append(
                 goldens.Case(case.role, f"{case.name}-{index}", inputs, {"embeddings": embedding[np.newaxis]}, raw)
             )
+    return cases
+
+
+def _vocabulary_cases(double: Any) -> list[goldens.Case]:
+    import numpy as np
+    import torch
+
+    context, vocabulary = int(double.context_length), int(double.vocab_size)
+    cases = []
+    # The two highest ids are the start and the end of a text.
+    for index, ids in enumerate(swept(vocabulary - 2, context, vocabulary - 2, vocabulary - 1)):
+        padded = np.zeros((1, context), np.int32)
+        padded[:, : ids.shape[1]] = ids
+        with torch.inference_mode():
+            embeddings = double.encode_text(torch.from_numpy(padded).long(), normalize=True).numpy()
+        outputs = goldens.as_float32({"embeddings": embeddings})
+        cases.append(goldens.Case(TEXT_ROLE, f"vocabulary-{index}", {"input_ids": padded}, outputs))
     return cases
 
 

@@ -13,7 +13,7 @@ from modelbake.errors import UsageError
 from modelbake.export.coreml import package, patches
 
 Precision = Literal["fp32", "fp16"]
-Target = Literal["iOS16", "iOS17", "iOS18"]
+Target = Literal["iOS16", "iOS18"]
 Shape = tuple[int, ...]
 
 
@@ -36,16 +36,14 @@ def convert(
     path: Path,
     precision: Precision = "fp32",
     target: Target | None = None,
-    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Trace `module` (eval mode, float32 weights) and write it as the ML Program package `path`.
 
     `precision` is that of weights and arithmetic; inputs are int32, float32 or images, and the output float32, in either. `target` is
-    the oldest system that can load it: iOS 16 (macOS 13) where every input has one shape; else iOS 18 (macOS 15), before which Core ML
-    enumerates the shapes of one input alone. UsageError where `target` is too old for that. `metadata` is added to what Xcode shows.
+    the oldest system that can load it, by default the one that `oldest` says; UsageError where it is older than that.
     """
-    several = any(len(given.shapes) > 1 for given in inputs)
-    if several and target not in (None, "iOS18"):
+    target = target or oldest(inputs)
+    if target == "iOS16" != oldest(inputs):
         raise UsageError(
             f"{path.name}: enumerated shapes of several inputs need iOS18, not {target}; give each input one shape."
         )
@@ -64,14 +62,19 @@ def convert(
                 outputs=[ct.TensorType(name=output, dtype=np.float32)],
                 convert_to="mlprogram",
                 compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
-                minimum_deployment_target=getattr(ct.target, target or ("iOS18" if several else "iOS16")),
+                minimum_deployment_target=getattr(ct.target, target),
                 package_dir=str(written),
                 skip_model_load=True,
             )
             del traced
             with package.reading(written) as (spec, reader):
-                _describe_anew(spec, {"torch": torch.__version__, "coremltools": ct.__version__}, metadata or {})
+                _describe_anew(spec, {"torch": torch.__version__, "coremltools": ct.__version__})
                 package.write(path, spec, lambda spec, writer: package.copy_weights(spec, reader, writer))
+
+
+def oldest(inputs: tuple[Input, ...]) -> Target:
+    """iOS 16 (macOS 13) where every input has one shape; else iOS 18 (macOS 15): before, Core ML enumerates shapes of one input alone."""
+    return "iOS18" if any(len(given.shapes) > 1 for given in inputs) else "iOS16"
 
 
 def _trace(module: Any, inputs: tuple[Input, ...]) -> Any:
@@ -98,11 +101,9 @@ def _describe(given: Input) -> Any:
     return ct.TensorType(name=given.name, shape=shape, dtype=np.int32 if given.dtype == "int32" else np.float32)
 
 
-def _describe_anew(spec: Any, versions: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+def _describe_anew(spec: Any, versions: Mapping[str, str]) -> None:
     """Only what follows from the inputs: coremltools writes the day of the conversion, among other things."""
     shown = spec.description.metadata.userDefined
     shown.clear()
     for name, version in versions.items():
         shown[f"modelbake.{name}"] = version.partition("+")[0]
-    for name, value in metadata.items():
-        shown[f"modelbake.{name}"] = value

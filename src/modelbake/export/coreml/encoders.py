@@ -17,7 +17,6 @@ from modelbake.export.coreml.convert import Input
 
 EMBEDDINGS = "embeddings"
 MASKED = -3e4
-LENGTHS = (32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,6 @@ class Encoder:
     inputs: tuple[Input, ...]
     dimension: int
     output: str = EMBEDDINGS
-
-
-def lengths_up_to(limit: int) -> tuple[int, ...]:
-    """The enumerated lengths that a model of `limit` tokens has, the limit itself included."""
-    return (*(length for length in LENGTHS if length < limit), limit)
 
 
 def text_encoder(reference: Any, lengths: tuple[int, ...] = (128,)) -> Encoder:
@@ -120,20 +114,18 @@ def clip_text_encoder(model: Any) -> Encoder:
     return Encoder(TextEncoder().eval(), inputs, _dimension(text.text_projection))
 
 
-def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ...], pixels: str = "image") -> Encoder:
+def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Encoder:
     """open_clip's encode_image(normalize=True), of an image of the model's own size.
 
-    `pixels` "image": input `image`, RGB of 8 bits a channel [size, size], which Swift hands over as a CGImage or CVPixelBuffer.
-    It loses nothing, since the reference's own resizing gives 8 bits as well; scale, `mean` and `std` are operators of the graph,
-    because a Core ML image input has a bias per channel but one scale for all. "tensor": input `pixel_values` float32
-    [1, 3, size, size], normalised by the caller, as the ONNX graph takes them. Output `embeddings` float32 [1, dimension].
+    Input `image`, RGB of 8 bits a channel [size, size], which Swift hands over as a CGImage or CVPixelBuffer. It loses nothing, since
+    the reference's own resizing gives 8 bits as well; scale, `mean` and `std` are operators of the graph, because a Core ML image input
+    has a bias per channel but one scale for all. Output `embeddings` float32 [1, dimension].
     """
     import open_clip
     import torch
 
     visual = model.visual
     size = visual.image_size[0] if isinstance(visual.image_size, tuple | list) else visual.image_size
-    as_image = pixels == "image"
 
     class ImageEncoder(torch.nn.Module):
         scale: torch.Tensor
@@ -147,8 +139,8 @@ def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ..
             self.register_buffer("scale", (1 / (255 * of_std)).float())
             self.register_buffer("offset", (-of_mean / of_std).float())
 
-        def forward(self, pixel_values: torch.Tensor) -> Any:
-            x = pixel_values * self.scale + self.offset if as_image else pixel_values
+        def forward(self, image: torch.Tensor) -> Any:
+            x = image * self.scale + self.offset
             if isinstance(self.visual, open_clip.transformer.VisionTransformer) and self.visual.pool_type == "tok":
                 x = _blocks(self.visual.transformer.resblocks, self.visual._embeds(x), None, lambda x: x[:, :1])
                 features = self.visual.ln_post(x.squeeze(1)) @ self.visual.proj
@@ -158,12 +150,11 @@ def clip_image_encoder(model: Any, mean: tuple[float, ...], std: tuple[float, ..
                 features = self.visual(x)
             return _unit(features)
 
-    shapes = ((1, 3, size, size),)
-    given = Input("image", "image", shapes) if as_image else Input("pixel_values", "float32", shapes)
+    shape = (1, 3, size, size)
     encoder = ImageEncoder().eval()
     with torch.inference_mode():
-        dimension = encoder(torch.zeros(shapes[0])).shape[-1]
-    return Encoder(encoder, (given,), int(dimension))
+        dimension = encoder(torch.zeros(shape)).shape[-1]
+    return Encoder(encoder, (Input("image", "image", (shape,)),), int(dimension))
 
 
 def _modules(reference: Any) -> tuple[Any, str, bool]:

@@ -54,10 +54,12 @@ def reading(path: Path) -> Iterator[tuple[Any, blob.Reader]]:
 
 
 def write(path: Path, spec: Any, fill: Callable[[Any, blob.Writer], None]) -> None:
-    """Write the package `path`, whole or not at all, in place of what is there.
+    """Write the package `path`, which is not there yet, whole or not at all; FileExistsError where it is.
 
     `fill` adds the weights and sets in `spec` where they lie.
     """
+    if path.exists():
+        raise FileExistsError(path)
     partial = path.with_name(f".{path.name}-partial")
     with disk_errors(path.parent):
         shutil.rmtree(partial, ignore_errors=True)
@@ -70,8 +72,6 @@ def write(path: Path, spec: Any, fill: Callable[[Any, blob.Writer], None]) -> No
                 writer.finish()
             (partial / "Data" / MODEL).write_bytes(spec.SerializeToString(deterministic=True))
             (partial / "Manifest.json").write_text(_manifest(partial), encoding="utf-8")
-            if path.exists():
-                shutil.rmtree(path)
             os.replace(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Any
 def scalar_casts() -> Iterator[None]:
     """Constants of one element under `int` and `bool`: numpy ≥ 2.4 no longer makes numbers of arrays of a rank above 0.
 
-    apple/coremltools #2633 and #2754. The frontend's own `_cast` calls int(array of shape [1]).
+    apple/coremltools #2633 (mended upstream by #2632). The frontend's own `_cast` calls int(array of shape [1]).
     """
     from coremltools.converters.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.frontend.torch import ops
@@ -53,7 +53,10 @@ def no_bars() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """coremltools, its import first of all, says much that is no news: versions it was not tested with, parts that only macOS has."""
+    """coremltools, its import first of all, says much that is no news: versions it was not tested with, parts that only macOS has.
+
+    No issue tells of that either.
+    """
     logger = logging.getLogger("coremltools")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -92,13 +92,12 @@ def weights(spec: Any, reader: blob.Reader) -> Iterator[Weight]:
 
 def rewrite(
     source: Path, target: Path, form: Callable[[Weight], Form | None], metadata: Mapping[str, str] | None = None
-) -> int:
-    """Write `source`'s program as `target`, each weight as `form` says, or as it was for None; how many it changed.
+) -> None:
+    """Write `source`'s program as `target`, each weight as `form` says, or as it was for None.
 
     UsageError for a palette in a program of a system before iOS 18, and where there are no such
     weights. `metadata` is added to what Xcode shows.
     """
-    changed = 0
     with package.reading(source) as (spec, reader):
         found = {weight.name: weight for weight in weights(spec, reader)}
         if not found:
@@ -106,7 +105,6 @@ def rewrite(
         modern = int(spec.specificationVersion) >= 9
 
         def fill(spec: Any, writer: blob.Writer) -> None:
-            nonlocal changed
             moved: dict[int, int] = {}
             for operation in package.operations(spec):
                 name = operation.outputs[0].name if operation.type == "const" else ""
@@ -121,12 +119,10 @@ def rewrite(
                     _palettize(operation, found[name], chosen, writer)
                 else:
                     _to_int8(operation, found[name], writer, modern)
-                changed += 1
 
         for name, value in (metadata or {}).items():
             spec.description.metadata.userDefined[f"modelbake.{name}"] = value
         package.write(target, spec, fill)
-    return changed
 
 
 def _to_int8(operation: Any, weight: Weight, writer: blob.Writer, modern: bool) -> None:

@@ -13,6 +13,7 @@ from modelbake.export.artifact import Export
 from modelbake.export.coreml import variants
 from modelbake.export.coreml.calibrate import Inputs, word_salad
 from modelbake.export.coreml.encoders import text_encoder as encoder_of
+from modelbake.export.coreml.sweep import swept
 from modelbake.export.text_encoder import ROLE
 from modelbake.manifest import Tokenizer
 
@@ -58,6 +59,7 @@ def export(bundle: Bundle, sources: Path, out: Path) -> Export:
 def _golden_cases(bundle: Bundle, model: CoremlTextEncoderModel, reference: Any) -> list[goldens.Case]:
     """Each text a case, padded to the shortest length that it fits; the reference computes in double precision."""
     import numpy as np
+    import torch
 
     # A copy: the packages are converted from the reference itself, in single precision.
     double = copy.deepcopy(reference).double()
@@ -65,19 +67,37 @@ def _golden_cases(bundle: Bundle, model: CoremlTextEncoderModel, reference: Any)
     for name, texts in text_encoder.GOLDEN_TEXTS.items():
         for index, text in enumerate(texts):
             features = text_encoder.tokenize(reference, [text])
-            count = int(features["input_ids"].shape[1])
-            length = next(one for one in model.lengths if one >= count)
-            inputs: goldens.Arrays = {}
-            for key, value in features.items():
-                inputs[key] = np.zeros((1, length), np.int32)
-                inputs[key][:, :count] = value.numpy()
-            outputs = goldens.as_float32({"embeddings": _embeddings(double, features)})
-            cases.append(goldens.Case(ROLE, f"{name}-{index}", inputs, outputs, {"text": np.array([text])}))
+            fitting = [length for length in model.lengths if length >= features["input_ids"].shape[1]]
+            cases.append(_case(f"{name}-{index}", double, features, fitting[0], {"text": np.array([text])}))
+            if not index and name == "single":
+                # Every length that the package has is run.
+                more = {f"{name}-{index}-in-{length}": length for length in fitting[1:]}
+                cases += [_case(other, double, features, length) for other, length in more.items()]
+    tokens = reference.tokenizer
+    vocabulary = len(reference[0].auto_model.embeddings.word_embeddings.weight)
+    for index, ids in enumerate(swept(vocabulary, model.lengths[-1], tokens.cls_token_id, tokens.sep_token_id)):
+        given = torch.from_numpy(ids).long()
+        features = {"input_ids": given, "attention_mask": torch.ones_like(given)}
+        cases.append(_case(f"vocabulary-{index}", double, features, model.lengths[-1]))
     if bundle.evaluation:
         rows = [_embeddings(double, text_encoder.tokenize(reference, [text])) for text in bundle.evaluation]
         outputs = goldens.as_float32({"embeddings": np.concatenate(rows)})
         cases.append(goldens.evaluation_of_texts(ROLE, bundle.evaluation, outputs))
     return cases
+
+
+def _case(
+    name: str, double: Any, features: dict[str, Any], length: int, raw: goldens.Arrays | None = None
+) -> goldens.Case:
+    """The text of those features, padded to the length, and what the reference gives for it."""
+    import numpy as np
+
+    inputs: goldens.Arrays = {}
+    for key, value in features.items():
+        inputs[key] = np.zeros((1, length), np.int32)
+        inputs[key][:, : value.shape[1]] = value.numpy()
+    outputs = goldens.as_float32({"embeddings": _embeddings(double, features)})
+    return goldens.Case(ROLE, name, inputs, outputs, raw or {})
 
 
 def _embeddings(reference: Any, features: dict[str, Any]) -> Any:

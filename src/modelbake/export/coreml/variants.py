@@ -16,7 +16,7 @@ from modelbake.errors import UsageError
 from modelbake.export.artifact import Draft, tool_versions
 from modelbake.export.coreml import compress
 from modelbake.export.coreml.calibrate import Calibration, Inputs
-from modelbake.export.coreml.convert import Target, convert
+from modelbake.export.coreml.convert import Target, convert, oldest
 from modelbake.export.coreml.encoders import Encoder
 from modelbake.goldens import Case
 from modelbake.manifest import CoremlPackage, ImagePreprocessing, Precision, Role, Tensor, Tokenizer
@@ -70,7 +70,8 @@ class _Halves:
 
     def package(self, target: Target | None = None) -> Path:
         """The one for that system, by default the oldest that can load it."""
-        path = self.folder / f"{target or 'oldest'}.mlpackage"
+        target = target or oldest(self.encoder.inputs)
+        path = self.folder / f"{target}.mlpackage"
         if not path.exists():
             convert(self.encoder.module, self.encoder.inputs, self.encoder.output, path, "fp16", target)
         return path
