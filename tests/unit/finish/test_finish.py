@@ -306,6 +306,21 @@ def test_a_changed_file_is_noticed_before_anything_is_compiled(
     assert not predictor.calls
 
 
+@pytest.mark.parametrize("gone", [True, False], ids=["taken away", "changed"])
+def test_a_file_that_changes_during_the_replays_ends_it_and_is_named(
+    models: Path, entry: BundleEntry, mac: Mac, gone: bool
+) -> None:
+    victim = models / standins.GOLDEN
+
+    def change(_: PackageReport) -> None:
+        victim.unlink(missing_ok=True) if gone else victim.write_bytes(b"changed")
+
+    with pytest.raises(IntegrityError, match=standins.GOLDEN):
+        finished(models, mac, on_report=change)
+    assert manifest.read(models).bundle(NAME) == entry
+    assert not (models / "coreml/Tiny.mlmodelc").exists()
+
+
 def test_a_full_disk_leaves_the_earlier_version_whole(
     models: Path, entry: BundleEntry, mac: Mac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
