@@ -124,6 +124,8 @@ def swift(bundle: str, role: str | None, precision: str | None, models_dir: Path
         (role,) = roles
     artifact = entry.artifact(role, precision)
     source = swift_source(settings.models_dir, entry, artifact)
+    if entry.weights == "sample":
+        out.warn(f"{entry.name}: SAMPLE WEIGHTS (random), for trying out, not for use.")
     out.result(
         {"bundle": entry.name, "role": role, "precision": artifact.precision, "swift": source}, source.splitlines()
     )

@@ -52,9 +52,11 @@ def swift_source(models: Path, entry: BundleEntry, artifact: Artifact) -> str:
 def _header(entry: BundleEntry, artifact: Artifact) -> str:
     vision = "import Vision\n" if artifact.role == "image_encoder" else ""
     chosen = f"{entry.name} --role {artifact.role} --precision {artifact.precision}"
+    sample = ", SAMPLE WEIGHTS (random)" if entry.weights == "sample" else ""
     return (
         f"// Written by `modelbake coreml swift {chosen}`\n"
-        f"// from the manifest of {entry.name} {_literal(entry.version)[1:-1]}. Write it anew for another version instead of changing it.\n"
+        f"// from the manifest of {entry.name} {_literal(entry.version)[1:-1]}{sample}. "
+        "Write it anew for another version instead of changing it.\n"
         f"\nimport CoreML\nimport CryptoKit\nimport Foundation\n{vision}\n"
     )
 
