@@ -23,7 +23,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("COSIGN_PASSWORD", PASSWORD)
     store = Store(tmp_path / "store")
     for name in ("m", "other"):
-        _, root = made.bundle(store, name, version="1.0.0")
+        _, root = made.bundle(store, name, version="1")
         with store.adding():
             store.tag(f"{name}:1", root)
     with store.adding():
