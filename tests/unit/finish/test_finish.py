@@ -334,7 +334,10 @@ def test_a_file_that_changes_during_the_replays_ends_it_and_is_named(
 ) -> None:
     victim = models / standins.GOLDEN
 
-    def change(_: PackageReport) -> None:
+    def change(told: PackageReport) -> None:
+        # After the last replay, which would notice it.
+        if told.package != "coreml/Tiny_int8.mlpackage":
+            return
         victim.unlink(missing_ok=True) if gone else victim.write_bytes(b"changed")
 
     with pytest.raises(IntegrityError, match=standins.GOLDEN):
