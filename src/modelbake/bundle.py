@@ -22,6 +22,8 @@ Sha256 = Annotated[
 ]
 # No dots: names are part of bake's target names, which have none.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$(?!\n)", max_length=64)]
+# Of one content. No longer numbers than Python reads.
+Version = Annotated[str, Meta(pattern=r"^[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,18}$(?!\n)")]
 # Xcode makes a Swift class of that name.
 PackageName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]*$(?!\n)", max_length=64)]
 
@@ -220,7 +222,7 @@ class Bundle(Struct, frozen=True, forbid_unknown_fields=True):
 
     schema_version: int
     name: Name
-    version: Annotated[str, Meta(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$(?!\n)")]
+    version: Version
     description: str
     licence: str
     model: ModelSpec

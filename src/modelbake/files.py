@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from modelbake.errors import MachineError
-from modelbake.manifest import FileRef, bundle_digest
+from modelbake.errors import IntegrityError, MachineError
+from modelbake.manifest import BundleEntry, FileRef, bundle_digest
 
 CHUNK = 1 << 20
 # Of a large file, this much is on its way to the disk at a time while more comes.
@@ -55,6 +55,18 @@ def files_below(files: Iterable[FileRef], folder: str) -> tuple[FileRef, ...]:
 def folder_digest(files: Iterable[FileRef], folder: str) -> str:
     """The digest of a folder of a bundle, whatever the folder is called: manifest.bundle_digest of its files by their paths in it."""
     return bundle_digest(files_below(files, folder))
+
+
+def check_files(models_dir: Path, entry: BundleEntry) -> None:
+    """Hash every file of the bundle; IntegrityError where one is missing or is not that in the manifest."""
+    for ref in entry.files:
+        path = models_dir / ref.path
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing although the manifest lists it; build or copy {entry.name} again.")
+        if path.stat().st_size != ref.size or sha256_of(path) != ref.sha256:
+            raise IntegrityError(
+                f"{path} is not the file that the manifest lists (sha256 {ref.sha256}); build or copy {entry.name} again."
+            )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from modelbake.bundle import Name, Sha256, safe_relative_path
+from modelbake.bundle import Name, Sha256, Version, safe_relative_path
 from modelbake.errors import IntegrityError, MachineError, UnknownNameError
 
 SCHEMA_VERSION = 1
@@ -144,6 +144,15 @@ class Artifact(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     tokenizer: Tokenizer | None = None
     coreml: CoremlPackage | None = None
 
+    @property
+    def sequence_lengths(self) -> tuple[int, ...]:
+        """The lengths that a text encoder takes, shortest first: its package's, or that of its fixed shape; else IntegrityError."""
+        fixed = (tensor.shape[-1] for tensor in self.inputs if tensor.name == "input_ids" and tensor.shape)
+        found = (self.coreml.lengths if self.coreml else ()) or tuple(size for size in fixed if isinstance(size, int))
+        if not found:
+            raise IntegrityError(f"{self.path}: the manifest gives no length of its texts; build the bundle again.")
+        return tuple(sorted(found))
+
 
 class PassedOver(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A model that the bundle would rather have become, and why it did not.
@@ -168,7 +177,7 @@ class BundleEntry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     """One bundle: what it is, what it came from, its artifacts and every file of it."""
 
     name: Name
-    version: str
+    version: Version
     kind: str
     description: str
     licence: str
@@ -187,15 +196,14 @@ class BundleEntry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 
         UnknownNameError where there is none, or several and none of them fp32.
         """
-        found = {a.precision: a for a in self.artifacts if a.role == role}
+        found: dict[str, Artifact] = {a.precision: a for a in self.artifacts if a.role == role}
         if not found:
             roles = ", ".join(dict.fromkeys(a.role for a in self.artifacts))
             raise UnknownNameError(f"The bundle {self.name!r} has no {role}; it has: {roles}.")
         if precision is None:
             precision = next(iter(found)) if len(found) == 1 else "fp32"
-        for artifact in found.values():
-            if artifact.precision == precision:
-                return artifact
+        if precision in found:
+            return found[precision]
         raise UnknownNameError(
             f"The bundle {self.name!r} has no {role} of {precision}; it has: {', '.join(found)}. Ask for one of these."
         )
@@ -220,11 +228,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         UnknownNameError where the manifest has none, or several of that kind with no default among them.
         """
         of_kind = [entry for entry in self.bundles if entry.kind == name]
-        candidates = (
-            [entry for entry in self.bundles if entry.name == name]
-            or [entry for entry in of_kind if entry.default]
-            or of_kind
-        )
+        named = [entry for entry in self.bundles if entry.name == name]
+        candidates = named or [entry for entry in of_kind if entry.default] or of_kind
         if not candidates:
             raise self._unknown(name)
         if len(candidates) > 1:
@@ -239,8 +244,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
 def bundle_digest(files: tuple[FileRef, ...]) -> str:
     """SHA-256 over the lines `<sha256>  <path>\\n` of a bundle's files, sorted by path: it does not depend on packing."""
-    lines = sorted(f"{f.sha256}  {f.path}\n" for f in files)
-    lines.sort(key=lambda line: line[66:])
+    lines = sorted((f"{f.sha256}  {f.path}\n" for f in files), key=lambda line: (line[66:], line))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -257,14 +261,12 @@ def decode(data: bytes, where: str) -> Manifest:
             "take it away and build the bundles again with this modelbake."
         ) from error
     for entry in manifest.bundles:
-        for ref in (*_files_named(entry), *entry.files, *entry.source.files):
-            safe_relative_path(ref.path, f"{where}: {entry.name}")
-        for artifact in entry.artifacts:
-            named: list[str | None] = [artifact.tokenizer.path] if artifact.tokenizer else []
-            if artifact.coreml is not None:
-                named += [artifact.coreml.package, artifact.coreml.compiled, artifact.coreml.report]
-            for path in (path for path in named if path is not None):
-                safe_relative_path(path, f"{where}: {entry.name}")
+        named = [ref.path for ref in (*_files_named(entry), *entry.files, *entry.source.files)]
+        named += [a.tokenizer.path for a in entry.artifacts if a.tokenizer]
+        packages = (a.coreml for a in entry.artifacts if a.coreml)
+        named += [path for one in packages for path in (one.package, one.compiled, one.report) if path is not None]
+        for path in named:
+            safe_relative_path(path, f"{where}: {entry.name}")
     problems = _problems(manifest)
     if problems:
         raise IntegrityError(
@@ -286,9 +288,7 @@ def _problems(manifest: Manifest) -> list[str]:
     problems = [f"the bundle {name!r} is in it twice" for name in sorted({n for n in names if names.count(n) > 1})]
     defaults = [entry.kind for entry in manifest.bundles if entry.default]
     problems += [f"the kind {kind} has two defaults" for kind in sorted({k for k in defaults if defaults.count(k) > 1})]
-    taken = {MANIFEST_NAME: "the manifest"} | {
-        ref.path: entry.name for entry in manifest.bundles for ref in entry.files
-    }
+    taken = {ref.path: one.name for one in manifest.bundles for ref in one.files} | {MANIFEST_NAME: "the manifest"}
     for entry in manifest.bundles:
         listed = {ref.path: ref for ref in entry.files}
         problems += [
@@ -304,26 +304,25 @@ def _problems(manifest: Manifest) -> list[str]:
             for a in entry.artifacts
             if (a.format == "coreml") != (a.coreml is not None)
         ]
+        packages = [(a.path, a.coreml) for a in entry.artifacts if a.coreml is not None]
         problems += [
-            f"{a.path} is not in its package {a.coreml.package}"
-            for a in entry.artifacts
-            if a.coreml is not None and PurePosixPath(a.coreml.package) not in PurePosixPath(a.path).parents
+            f"{path} is not in its package {package.package}"
+            for path, package in packages
+            if PurePosixPath(package.package) not in PurePosixPath(path).parents
         ]
         problems += [
-            f"{a.path} is verified on {a.coreml.verified_on}, which does not go with its report and compiled folder"
-            for a in entry.artifacts
-            if a.coreml
-            and (a.coreml.verified_on == "apple") != (a.coreml.report in listed and a.coreml.compiled is not None)
+            f"{path} is verified on {one.verified_on}, which does not go with its report and compiled folder"
+            for path, one in packages
+            if (one.verified_on == "apple") != (one.report in listed and one.compiled is not None)
         ]
         problems += [
-            f"{a.path} has its compiled model in {a.coreml.compiled}, which is no .mlmodelc with files beside its package"
-            for a in entry.artifacts
-            if a.coreml
-            and (compiled := a.coreml.compiled) is not None
+            f"{path} has its compiled model in {one.compiled}, which is no .mlmodelc with files beside its package"
+            for path, one in packages
+            if one.compiled is not None
             and not (
-                compiled.endswith(".mlmodelc")
-                and PurePosixPath(compiled).parent == PurePosixPath(a.coreml.package).parent
-                and any(path.startswith(f"{compiled}/") for path in listed)
+                one.compiled.endswith(".mlmodelc")
+                and PurePosixPath(one.compiled).parent == PurePosixPath(one.package).parent
+                and any(file.startswith(f"{one.compiled}/") for file in listed)
             )
         ]
         problems += [

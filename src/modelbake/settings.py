@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +46,8 @@ class Settings:
     docker_config: Path = Path(".docker")
     # By host, so that no other registry sees it.
     registry_tokens: Mapping[str, str] = field(default_factory=dict)
-    # UID:GID that the services of compose.yaml run as; None: what stands there.
-    compose_user: str | None = None
+    # The number of the user who became root by sudo.
+    sudo_user: int | None = None
 
     @property
     def bundles_dir(self) -> Path:
@@ -55,8 +56,8 @@ class Settings:
 
 def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
     """Settings from MODELBAKE_ROOT, MODELBAKE_MODELS, MODELBAKE_CACHE, WEIGHTS, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH,
-    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, MODELBAKE_USER,
-    DOCKER_CONFIG, COSIGN_PASSWORD, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
+    HF_HUB_OFFLINE, MODELBAKE_THREADS, MODELBAKE_LOCKED, MODELBAKE_STORE, MODELBAKE_REGISTRY_TOKEN, DOCKER_CONFIG,
+    COSIGN_PASSWORD, SUDO_UID, and SSL_CERT_FILE, REQUESTS_CA_BUNDLE or PIP_CERT.
 
     The root is else the nearest folder above `directory` that has bundles/.
     """
@@ -81,7 +82,7 @@ def from_environment(environ: Mapping[str, str] = os.environ, directory: Path | 
         policy=_find_policy(root) or _find_policy(here.absolute()),
         docker_config=Path(environ.get("DOCKER_CONFIG") or home / ".docker"),
         registry_tokens=_tokens(environ.get("MODELBAKE_REGISTRY_TOKEN", "")),
-        compose_user=environ.get("MODELBAKE_USER") or None,
+        sudo_user=_user(environ.get("SUDO_UID", "")),
     )
 
 
@@ -115,6 +116,11 @@ def _tokens(text: str) -> dict[str, str]:
             )
         found[host] = token
     return found
+
+
+def _user(text: str) -> int | None:
+    # sudo's own word, so anything else is none.
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) else None
 
 
 def _threads(text: str | None) -> int | None:

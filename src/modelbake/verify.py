@@ -9,8 +9,7 @@ from pathlib import Path
 
 from modelbake import manifest, parity
 from modelbake.bundle import QualityGates
-from modelbake.errors import IntegrityError
-from modelbake.files import sha256_of
+from modelbake.files import check_files
 from modelbake.manifest import Artifact, BundleEntry, Parity, Quality
 
 Figures = Parity | Quality
@@ -24,18 +23,6 @@ def verify(models_dir: Path, names: tuple[str, ...] = ()) -> dict[str, dict[str,
     found = manifest.read(models_dir)
     entries = [found.bundle(name) for name in names] or list(found.bundles)
     return {entry.name: _verify_entry(models_dir, entry) for entry in entries}
-
-
-def check_files(models_dir: Path, entry: BundleEntry) -> None:
-    """Hash every file of the bundle again; IntegrityError where one is not that in the manifest."""
-    for ref in entry.files:
-        path = models_dir / ref.path
-        if not path.is_file():
-            raise IntegrityError(f"{path} is missing although the manifest lists it; build or copy {entry.name} again.")
-        if path.stat().st_size != ref.size or sha256_of(path) != ref.sha256:
-            raise IntegrityError(
-                f"{path} is not the file that the manifest lists (sha256 {ref.sha256}); build or copy {entry.name} again."
-            )
 
 
 def _verify_entry(models_dir: Path, entry: BundleEntry) -> dict[str, Figures]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelbake import manifest
-from modelbake.bake.compose import DEFAULT_USER, write_override
+from modelbake.bake.compose import write_override
 from modelbake.bake.host import host_inputs
 from modelbake.files import sha256_of
 from modelbake.settings import from_environment
@@ -23,7 +23,8 @@ PROJECT = "modelbake-compose-test"
 BUNDLE = "minilm-l6-v2-coreml"
 # What a build and a run see of the checkout.
 PARTS = (".dockerignore", "bundles", "compose.yaml", "images", "locks", "scripts", "src")
-UID = int(DEFAULT_USER.partition(":")[0])
+# compose.yaml's own, unless MODELBAKE_USER is set.
+UID = 1000
 
 pytestmark = pytest.mark.builds
 
@@ -66,7 +67,7 @@ def checkout(folder: Path) -> Iterator[Checkout]:
     text = definition.read_text(encoding="utf-8")
     definition.write_text(text[: text.index("[[variants]]")], encoding="utf-8")
     (root / "models").mkdir()
-    write_override(root, host_inputs(from_environment(directory=root)), None)
+    write_override(root, host_inputs(from_environment(directory=root)))
     found = Checkout(root)
     try:
         done = found.compose("build")

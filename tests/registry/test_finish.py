@@ -43,6 +43,22 @@ def test_a_bundle_goes_from_tag_to_tag_by_way_of_a_mac(
     assert manifest.read(tmp_path / "again").bundle(NAME) == entry
 
 
+def test_a_tag_that_is_there_is_not_moved_and_a_new_repository_is_made(
+    predictor: StandInPredictor, registry: Registry, tmp_path: Path
+) -> None:
+    models = ["--models-dir", str(tmp_path / "linux"), "--runs", "1"]
+    standins.bundle(tmp_path / "linux")
+    wanted = f"{registry.host}/models/tiny:1.0.1"
+    # The registry knows no repository of that name.
+    assert run(["coreml", "finish", NAME, "--push", wanted, *models]) == 0
+    first = manifest.read(tmp_path / "linux").bundle(NAME)
+    predictor.calls.clear()
+    assert run(["coreml", "finish", NAME, "--push", wanted, *models]) == 2
+    assert not predictor.calls
+    assert run(["pull", wanted, "--to", str(tmp_path / "app")]) == 0
+    assert manifest.read(tmp_path / "app").bundle(NAME) == first
+
+
 def test_a_missed_gate_pushes_nothing(predictor: StandInPredictor, registry: Registry, tmp_path: Path) -> None:
     standins.bundle(tmp_path / "linux")
     given, wanted = f"{registry.host}/models/tiny:1.0.0", f"{registry.host}/models/tiny:1.0.1"

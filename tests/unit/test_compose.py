@@ -6,6 +6,7 @@ tests/images/test_compose.py runs it.
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,61 @@ def test_only_what_fetches_has_a_network_and_it_sees_no_models(services: dict[st
     assert mounts(services["weights"]) == {"/work/bundles": ("./bundles", False), "/cache": ("cache", True)}
     # Beside the cache and not in it, all of which it gives to the user.
     assert mounts(services["prepare"]) == {"/cache": ("cache", True), "/models": ("./models", True)}
+
+
+def test_the_fetcher_knows_the_proxy_by_either_of_its_names(services: dict[str, dict[str, Any]]) -> None:
+    environment = services["weights"]["environment"]
+    assert {name for name in environment if name.lower().endswith("_proxy")} == {
+        cased for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for cased in (name, name.lower())
+    }
+
+
+def prepare(services: dict[str, dict[str, Any]], folder: Path, uid_map: str, owner: str) -> tuple[int, str, list[str]]:
+    """The exit code, errors and calls of find of prepare's own script, by this machine's sh, where the kernel gives that map."""
+    (shell, flags), (script,) = services["prepare"]["entrypoint"], services["prepare"]["command"]
+    (folder / "uid_map").write_text(uid_map)
+    (folder / "find").write_text(f'#!/bin/sh\necho "$@" >>{folder}/calls\n')
+    (folder / "find").chmod(0o755)
+    (folder / "calls").write_text("")
+    assert script.count("/proc/self/uid_map") == 1
+    # As Compose hands it on.
+    script = script.replace("$$", "$").replace("/proc/self/uid_map", str(folder / "uid_map"))
+    environ = {"PATH": f"{folder}:/usr/bin:/bin", "OWNER": owner}
+    done = subprocess.run([shell, flags, script], env=environ, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr, (folder / "calls").read_text().splitlines()
+
+
+WITHOUT_ROOT = "         0       1000          1\n         1     100000      65536\n"
+
+
+def test_with_an_engine_without_root_nothing_is_given_to_a_user_that_you_do_not_own(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    code, said, calls = prepare(services, tmp_path, WITHOUT_ROOT, "1000:1000")
+    assert (code, calls) == (7, [])
+    assert "MODELBAKE_USER=0:0" in said
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "owner"),
+    [
+        ("         0          0 4294967295\n", "1000:1000"),
+        (WITHOUT_ROOT, "0:0"),
+        # A machine in a container of its own: its root is no single user's.
+        ("         0     100000      65536\n", "1000:1000"),
+    ],
+    ids=["root", "without root, told", "nested"],
+)
+def test_else_the_folders_are_given_to_the_user(
+    services: dict[str, dict[str, Any]], tmp_path: Path, uid_map: str, owner: str
+) -> None:
+    code, said, calls = prepare(services, tmp_path, uid_map, owner)
+    assert (code, said) == (0, "")
+    uid = owner.partition(":")[0]
+    assert calls == [
+        f"/models -xdev -type d -user 0 -exec chown {owner} {{}} +",
+        f"/cache -xdev ! -user {uid} -exec chown -h {owner} {{}} +",
+    ]
 
 
 def test_models_can_be_written_and_the_project_cannot(services: dict[str, dict[str, Any]]) -> None:

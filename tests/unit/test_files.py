@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from modelbake.errors import MachineError
-from modelbake.files import CHUNK, disk_errors, file_ref, file_refs, link_or_copy, sha256_of
+from modelbake.errors import IntegrityError, MachineError
+from modelbake.files import CHUNK, check_files, disk_errors, file_ref, file_refs, link_or_copy, sha256_of
 from modelbake.manifest import FileRef
+from tests.unit import tiny
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1])
@@ -29,6 +30,24 @@ def test_references_name_every_file_below_the_root_sorted(tmp_path: Path) -> Non
     refs = file_refs(tmp_path)
     assert [ref.path for ref in refs] == sorted(["b", "a/c", "a.x", "é/d"])
     assert file_ref(tmp_path, "b") == FileRef("b", hashlib.sha256(b"b").hexdigest(), 1) in refs
+
+
+def test_the_files_of_a_bundle_are_whole_or_named(tmp_path: Path) -> None:
+    entry = tiny.text_bundle(tmp_path)
+    check_files(tmp_path, entry)
+    for ref in entry.files:
+        path = tmp_path / ref.path
+        data = path.read_bytes()
+        for damaged in (data[:-1], data[:-1] + bytes([data[-1] ^ 1])):
+            path.write_bytes(damaged)
+            with pytest.raises(
+                IntegrityError, match=f"{ref.path} is not the file .*{ref.sha256}.*copy {entry.name} again"
+            ):
+                check_files(tmp_path, entry)
+        path.unlink()
+        with pytest.raises(IntegrityError, match=f"{ref.path} is missing .*copy {entry.name} again"):
+            check_files(tmp_path, entry)
+        path.write_bytes(data)
 
 
 def test_a_link_has_the_bytes_without_taking_room(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from modelbake.errors import IntegrityError, MachineError, RefusedError, Unknown
 from modelbake.manifest import (
     Artifact,
     BundleEntry,
+    CoremlPackage,
     FileRef,
     ImagePreprocessing,
     Manifest,
@@ -47,6 +48,7 @@ paths = st.lists(st.from_regex(r"[a-zA-Z0-9_é -]{1,8}", fullmatch=True), min_si
 )
 names = st.from_regex(r"[a-z0-9]{1,6}(-[a-z0-9]{1,4})?", fullmatch=True)
 words = st.text(max_size=12)
+versions = st.from_regex(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,18}", fullmatch=True)
 floats = st.floats(0, 1e6, allow_nan=False)
 tensors = st.builds(Tensor, words, words, st.lists(st.integers(0, 9) | words, max_size=4).map(tuple))
 parities = st.builds(Parity, floats, st.floats(1e-300, 1e6), st.integers(1, 99))
@@ -89,7 +91,7 @@ def entries(draw: st.DrawFn) -> BundleEntry:
     ]
     return BundleEntry(
         name=draw(names),
-        version=draw(words),
+        version=draw(versions),
         kind=draw(words),
         description=draw(words),
         licence=draw(words),
@@ -142,6 +144,15 @@ def set_version(document: dict[str, Any]) -> None:
     document["schema_version"] = 2
 
 
+def set_bundle_version(document: dict[str, Any]) -> None:
+    document["bundles"][0]["version"] = "1.0"
+
+
+def set_huge_bundle_version(document: dict[str, Any]) -> None:
+    # More digits than int() reads.
+    document["bundles"][0]["version"] = f"1.0.{'9' * 5000}"
+
+
 def set_weights(document: dict[str, Any]) -> None:
     document["bundles"][0]["weights"] = "borrowed"
 
@@ -176,6 +187,8 @@ def remove_digest(document: dict[str, Any]) -> None:
         set_sha,
         set_long_sha,
         set_version,
+        set_bundle_version,
+        set_huge_bundle_version,
         set_weights,
         set_role,
         set_no_artifacts,
@@ -272,6 +285,17 @@ def test_a_hostile_path_anywhere_is_refused_for_safety(real: Manifest, place: tu
     with pytest.raises(RefusedError, match="here: tiny-text") as caught:
         manifest.decode(json.dumps(document).encode(), "here")
     assert caught.value.exit_code == 8
+
+
+def test_the_lengths_of_a_text_encoder_are_its_package_s_else_its_fixed_shape_s(real: Manifest) -> None:
+    free = real.bundle("tiny-text").artifacts[0]
+    fixed = replace(free, inputs=(Tensor("attention_mask", "int32", (1, 7)), Tensor("input_ids", "int32", (1, 77))))
+    package = CoremlPackage("coreml/Tiny.mlpackage", {}, (64, 32))
+    assert replace(fixed, coreml=package).sequence_lengths == (32, 64)
+    assert replace(fixed, coreml=replace(package, lengths=())).sequence_lengths == (77,)
+    for lacking in (free, replace(free, inputs=()), replace(free, inputs=(Tensor("input_ids", "int32", ()),))):
+        with pytest.raises(IntegrityError, match=f"{free.path}: the manifest gives no length of its texts"):
+            _ = lacking.sequence_lengths
 
 
 def unlisted(entry: BundleEntry, path: str) -> BundleEntry:

@@ -46,6 +46,9 @@ def test_an_empty_environment_gives_the_defaults(tmp_path: Path) -> None:
         ("COSIGN_PASSWORD", "", "key_password", ""),
         ("MODELBAKE_THREADS", "3", "threads", 3),
         ("MODELBAKE_THREADS", "", "threads", None),
+        ("SUDO_UID", "1000", "sudo_user", 1000),
+        ("SUDO_UID", "", "sudo_user", None),
+        ("SUDO_UID", "me", "sudo_user", None),
         ("HF_ENDPOINT", "http://hub:1/a@b", "hub_endpoint", "http://hub:1/a@b"),
     ],
 )

@@ -80,6 +80,54 @@ def test_what_a_user_typed_never_becomes_part_of_a_script(workflow: Path) -> Non
         assert "${{" not in step.get("run", "")
 
 
+FINISHING = ("Finish the bundle", "Finish and push the bundle")
+
+
+def coreml() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The workflow that finishes bundles, and its steps by name."""
+    path = ROOT / ".github" / "workflows" / "coreml.yml"
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found, {step["name"]: step for step in steps(path) if "name" in step}
+
+
+def test_the_mac_may_read_the_repository_and_no_more() -> None:
+    workflow, _ = coreml()
+    assert workflow["permissions"] == {"contents": "read"}
+    assert not [name for name, job in workflow["jobs"].items() if "permissions" in job]
+
+
+def test_it_pushes_where_a_tag_is_given_and_nowhere_else() -> None:
+    _, named = coreml()
+    finishing = {name: step for name, step in named.items() if "coreml finish" in step.get("run", "")}
+    assert {name: step["if"] for name, step in finishing.items()} == {
+        FINISHING[0]: "inputs.push == ''",
+        FINISHING[1]: "inputs.push != ''",
+    }
+    pushing = [name for name, step in named.items() if re.search(r"\bpush\b|PUSH", step.get("run", ""))]
+    assert pushing == [FINISHING[1]]
+    assert '--push "$PUSH"' in finishing[FINISHING[1]]["run"]
+
+
+def test_the_token_is_in_the_steps_that_need_it_alone() -> None:
+    workflow, named = coreml()
+    token = {"MODELBAKE_REGISTRY_TOKEN": "${{ secrets.MODELBAKE_REGISTRY_TOKEN }}"}
+    assert {name: step["env"] for name, step in named.items() if "env" in step} == dict.fromkeys(FINISHING, token)
+    # Nor by any other way: in the whole file these two name secrets.
+    assert yaml.safe_dump(workflow).count("secrets.") == 2
+    text = (ROOT / ".github" / "workflows" / "coreml.yml").read_text(encoding="utf-8")
+    assert len(re.findall(r"\bsecrets\b", text)) == 2
+    assert "github.token" not in text
+
+
+def test_reports_are_kept_also_where_a_gate_is_missed() -> None:
+    _, named = coreml()
+    (kept,) = [step for step in named.values() if step.get("uses", "").startswith("actions/upload-artifact@")]
+    assert kept["if"] == "always()"
+    assert "--reports reports" in named[FINISHING[0]]["run"]
+    assert "--reports reports" in named[FINISHING[1]]["run"]
+    assert kept["with"]["path"] == "reports/*.json"
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
 def test_the_docs_commands_exist(page: Path) -> None:
     blocks = re.findall(r"```(?:sh|text)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)

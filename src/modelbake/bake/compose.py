@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from modelbake.bake.host import CA_BUNDLE, WHEELS, HostInputs
-from modelbake.errors import RefusedError, UsageError
+from modelbake.errors import RefusedError
 from modelbake.files import disk_errors, write_atomically
 
 OVERRIDE_NAME = "compose.override.yaml"
@@ -20,8 +19,6 @@ OVERRIDE_NAME = "compose.override.yaml"
 SECRETS_NAME = ".compose"
 # The first line of what this module writes, by which it knows its own file.
 MARK = "# Written by `make compose` for this host; not for git."
-# compose.yaml's own.
-DEFAULT_USER = "1000:1000"
 
 
 def override(host: HostInputs, pip_conf: Path) -> dict[str, Any]:
@@ -48,8 +45,10 @@ def override(host: HostInputs, pip_conf: Path) -> dict[str, Any]:
     return found
 
 
-def write_override(root: Path, host: HostInputs, user: str | None) -> Path | None:
-    """Write the override into the project's folder, and pip.conf below it where only `user` (UID:GID) reads it.
+def write_override(root: Path, host: HostInputs, owner: int | None = None) -> Path | None:
+    """Write the override into the project's folder, and pip.conf below it in a folder that only this user may enter.
+
+    Root gives that folder to `owner`, a user's number, where there is one: docker's client reads the secrets of a build.
 
     Returns the override's path; None where this host needs none, and then an earlier one is gone. RefusedError where there is
     one that somebody else wrote.
@@ -67,23 +66,19 @@ def write_override(root: Path, host: HostInputs, user: str | None) -> Path | Non
             path.unlink(missing_ok=True)
             return None
     if host.pip_conf is not None:
-        _write_secret(pip_conf, host.pip_conf, user or DEFAULT_USER)
+        _write_secret(pip_conf, host.pip_conf, owner)
     # JSON, which every reader of YAML reads. A dollar sign would be a variable to Compose.
     text = json.dumps(found, indent=2).replace("$", "$$")
     write_atomically(path, f"{MARK}\n{text}\n".encode())
     return path
 
 
-def _write_secret(path: Path, text: str, user: str) -> None:
-    """For the container's user alone: Compose mounts the file as it is."""
-    match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", user)
-    if match is None:
-        raise UsageError(
-            f"MODELBAKE_USER={user!r} is not of the form UID:GID in numbers, such as {DEFAULT_USER}; set it so."
-        )
+def _write_secret(path: Path, text: str, owner: int | None) -> None:
+    """Kept from others by its folder, which a container does not see: there, whatever user it runs as has to read the file."""
     with disk_errors(path.parent):
-        path.parent.mkdir(mode=0o755, exist_ok=True)
-        path.touch(mode=0o600)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.parent.chmod(0o700)
         path.write_text(text, encoding="utf-8")
-        if os.geteuid() == 0:
-            os.chown(path, int(match[1]), int(match[2]))
+        path.chmod(0o444)
+        if owner is not None and os.geteuid() == 0:
+            os.chown(path.parent, owner, -1)

@@ -29,7 +29,7 @@ _HASHED = """
 import sys
 from pathlib import Path
 from modelbake import manifest
-from modelbake.verify import check_files
+from modelbake.files import check_files
 models = Path("/models")
 check_files(models, manifest.read(models).bundle(sys.argv[1]))
 """

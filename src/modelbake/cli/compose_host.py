@@ -15,7 +15,7 @@ from modelbake.output import out
 def command() -> None:
     """Write compose.override.yaml where pip has an index, a proxy, a wheel folder or certificates of its own here."""
     settings = load_settings()
-    path = write_override(settings.root, host_inputs(settings), settings.compose_user)
+    path = write_override(settings.root, host_inputs(settings), settings.sudo_user)
     if path is None:
         out.result({"override": None}, ["docker compose needs nothing of this host"])
     else:

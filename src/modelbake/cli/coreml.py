@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ import click
 from modelbake import manifest
 from modelbake.cli.oci import find_policies, plain_http_option, signature_option
 from modelbake.cli.options import load_settings, models_dir_option, speaking
-from modelbake.errors import UsageError
+from modelbake.errors import ModelbakeError, UsageError
 from modelbake.finish.units import RUNS, UNITS
 from modelbake.output import out, table
 
 if TYPE_CHECKING:
     from modelbake.finish.bundle import Finished
     from modelbake.finish.report import PackageReport
+    from modelbake.manifest import BundleEntry
+    from modelbake.oci.reference import Reference
     from modelbake.settings import Settings
 
 
@@ -65,9 +68,9 @@ def finish(
     BUNDLE is a name in the models folder, or HOST/REPOSITORY:TAG or store:NAME, which is pulled there first. A missed gate (exit 6)
     leaves the bundle as it is, and pushes nothing; this is no Mac, or has no Xcode or coremltools: exit 7.
     """
-    from modelbake.cli.push import parse_target, send_bundle
+    from modelbake.cli.push import parse_target, refuse_taken
     from modelbake.digests import Digests
-    from modelbake.finish.bundle import find_mac
+    from modelbake.finish.bundle import check_form, find_mac
     from modelbake.finish.bundle import finish as finish_bundle
 
     context = click.get_current_context()
@@ -75,10 +78,15 @@ def finish(
     is_reference = "/" in bundle or ":" in bundle
     if keys and not is_reference:
         raise click.UsageError("--require-signature goes with a BUNDLE that is pulled.", context)
+    if version is not None:
+        check_form(version)
     push_to = parse_target(target) if target else None
     if push_to is not None and is_reference:
-        _refuse_same(bundle, str(push_to))
+        _refuse_same(bundle, push_to)
     mac = find_mac()
+    if push_to is not None:
+        # Before gigabytes are pulled and an hour is measured.
+        refuse_taken(settings, push_to, plain_http)
     name = _pulled(settings, bundle, keys, plain_http) if is_reference else bundle
     entry = manifest.read(settings.models_dir).bundle(name)
     if entry.weights == "sample" and not is_reference:
@@ -95,7 +103,7 @@ def finish(
     done = finish_bundle(settings.models_dir, entry, mac, digests, version, units or UNITS, runs, on_report)
     result, lines = _result(done)
     if push_to is not None:
-        result["pushed"], pushed = send_bundle(settings, name, push_to, plain_http=plain_http)
+        result["pushed"], pushed = _pushed(settings, done.entry, push_to, plain_http, models_dir)
         lines += pushed
     out.result(result, lines)
 
@@ -124,19 +132,44 @@ def swift(bundle: str, role: str | None, precision: str | None, models_dir: Path
         (role,) = roles
     artifact = entry.artifact(role, precision)
     source = swift_source(settings.models_dir, entry, artifact)
+    if entry.weights == "sample":
+        out.warn(f"{entry.name}: SAMPLE WEIGHTS (random), for trying out, not for use.")
     out.result(
         {"bundle": entry.name, "role": role, "precision": artifact.precision, "swift": source}, source.splitlines()
     )
 
 
-def _refuse_same(source: str, target: str) -> None:
+def _refuse_same(source: str, target: Reference) -> None:
     from modelbake.oci.locate import IN_STORE
     from modelbake.oci.reference import parse
 
-    if not source.startswith(IN_STORE) and str(parse(source)) == target:
+    if source.startswith(IN_STORE):
+        return
+    found = parse(source)
+    # A digest alone leads to no tag.
+    tag = found.tag or (None if found.digest else "latest")
+    if (found.host, found.repository, tag) == (target.host, target.repository, target.tag or "latest"):
         raise UsageError(
             f"{target} is what is pulled; give --push another tag, so that what was verified on Linux stays as it is."
         )
+
+
+def _pushed(
+    settings: Settings, entry: BundleEntry, target: Reference, plain_http: bool, models_dir: Path | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What send_bundle gives; its errors say as well that the measuring need not be done again."""
+    from modelbake.cli.push import send_bundle
+
+    try:
+        return send_bundle(settings, entry.name, target, plain_http=plain_http)
+    except ModelbakeError as error:
+        words = ["modelbake", "push", entry.name, str(target), *(["--plain-http"] if plain_http else [])]
+        words += ["--models-dir", str(models_dir)] if models_dir else []
+        told = ModelbakeError(
+            f"{error}\n{entry.name} {entry.version} is finished in {settings.models_dir}; send it with `{shlex.join(words)}`."
+        )
+        told.exit_code = error.exit_code
+        raise told from error
 
 
 def _pulled(settings: Settings, reference: str, keys: tuple[Path, ...], plain_http: bool) -> str:

@@ -9,7 +9,7 @@ import click
 
 from modelbake.cli.oci import moved_line, packed_bundle, plain_http_option, platform_option
 from modelbake.cli.options import load_settings, models_dir_option, speaking
-from modelbake.errors import UsageError
+from modelbake.errors import UnknownNameError, UsageError
 from modelbake.output import out
 from modelbake.settings import Settings
 
@@ -49,6 +49,20 @@ def parse_target(reference: str) -> Reference:
     if found.digest:
         raise UsageError(f"{reference} has a digest, which a push cannot choose; give HOST/REPOSITORY:TAG.")
     return found
+
+
+def refuse_taken(settings: Settings, target: Reference, plain_http: bool) -> None:
+    """UsageError where a push to `target` would move a tag; SourceUnreachableError where the registry does not answer."""
+    from modelbake.oci.locate import repository
+    from modelbake.oci.pack import MODELPACK_SUFFIX
+
+    where = repository(target, settings, plain_http)
+    for tag in (target.target, f"{target.target}{MODELPACK_SUFFIX}"):
+        try:
+            found = where.resolve(tag)
+        except UnknownNameError:
+            continue
+        raise UsageError(f"{where}:{tag} is there already ({found.digest}) and stays as it is; give another tag.")
 
 
 def send_bundle(

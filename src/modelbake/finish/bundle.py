@@ -5,18 +5,19 @@ Nothing in the models folder changes before every package kept its gate on every
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import msgspec
 from msgspec.structs import replace
 
 from modelbake import manifest
+from modelbake.bundle import Version
 from modelbake.digests import Digests
-from modelbake.errors import IntegrityError, MachineError, ParityError, UnknownNameError, UsageError
-from modelbake.files import disk_errors, file_refs, folder_digest, sha256_of
+from modelbake.errors import MachineError, ParityError, UnknownNameError, UsageError
+from modelbake.files import check_files, disk_errors, file_refs, folder_digest
 from modelbake.finish import xcode
 from modelbake.finish.gates import gate_for
 from modelbake.finish.host import Host, this_mac
@@ -97,6 +98,8 @@ def finish(
                 + "\nLeave a compute unit out with --unit, or the variant out of its bundle.toml, if it shall do without."
             )
         finished = _entry(entry, new_version, made)
+        # The replays take long enough for somebody to change one.
+        check_files(models, entry)
         install(models, finished, made, digests)
     return Finished(finished, tuple(reports.values()))
 
@@ -107,10 +110,17 @@ def next_version(version: str) -> str:
     return f"{major}.{minor}.{int(patch) + 1}"
 
 
+def check_form(version: str) -> None:
+    """UsageError where it is no version, whatever the bundle's is."""
+    try:
+        msgspec.convert(version, Version)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{version!r} is no version; write MAJOR.MINOR.PATCH, such as 1.0.1.") from error
+
+
 def checked_version(version: str, entry: BundleEntry) -> str:
     """`version`; UsageError where it is none, or not above the entry's."""
-    if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version):
-        raise UsageError(f"{version!r} is no version; write MAJOR.MINOR.PATCH, such as {next_version(entry.version)}.")
+    check_form(version)
     if _numbers(version) <= _numbers(entry.version):
         raise UsageError(
             f"{version} is not above {entry.name}'s {entry.version}; a version is of one content, so give {next_version(entry.version)}."
@@ -120,16 +130,6 @@ def checked_version(version: str, entry: BundleEntry) -> str:
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdecimal()]
-
-
-def check_files(models: Path, entry: BundleEntry) -> None:
-    """IntegrityError where a file of the bundle is missing or is not the one that the manifest lists."""
-    for ref in entry.files:
-        path = models / ref.path
-        if not path.is_file() or path.stat().st_size != ref.size or sha256_of(path) != ref.sha256:
-            raise IntegrityError(
-                f"{path} is not the file that the manifest lists (sha256 {ref.sha256}); build or pull {entry.name} again."
-            )
 
 
 def _check_system(package: CoremlPackage, host: Host) -> None:

@@ -58,7 +58,7 @@ def items_of(models: Path, artifact: Artifact, golden: Path) -> list[Item]:
 def _texts(models: Path, artifact: Artifact, cases: list[Case], golden: Path) -> list[Item]:
     assert artifact.tokenizer is not None
     tokenize = load_tokenizer(artifact.tokenizer, models)
-    lengths = lengths_of(artifact)
+    lengths = artifact.sequence_lengths
     rows: list[tuple[str, TokenIds, Arrays]] = []
     for case in cases:
         found = _ids(case, tokenize, golden)
@@ -78,17 +78,6 @@ def _texts(models: Path, artifact: Artifact, cases: list[Case], golden: Path) ->
             inputs: Arrays = {key: array[:1] for key, array in padded.items()}
             made.append(Item(name, str(length), _as_declared(artifact, inputs, name, golden), expected))
     return made
-
-
-def lengths_of(artifact: Artifact) -> tuple[int, ...]:
-    """The sequence lengths that a text encoder's package takes, shortest first; IntegrityError where the manifest gives none."""
-    declared = artifact.coreml.lengths if artifact.coreml else ()
-    if not declared:
-        last = (tensor.shape[-1] for tensor in artifact.inputs if tensor.name == IDS)
-        declared = tuple(size for size in last if isinstance(size, int))
-    if not declared:
-        raise IntegrityError(f"{artifact.path}: the manifest gives no length of its texts; build the bundle again.")
-    return tuple(sorted(declared))
 
 
 def _ids(case: Case, tokenize: Tokenize, golden: Path) -> list[TokenIds]:

@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from modelbake.bundle import Name, Sha256
-from modelbake.errors import IntegrityError
 from modelbake.finish.gates import Figures, Gate
 from modelbake.finish.host import Host
 from modelbake.finish.units import Unit
@@ -70,13 +69,3 @@ class PackageReport(Struct, frozen=True, forbid_unknown_fields=True):
 def encode(report: PackageReport) -> bytes:
     """The report as JSON, two spaces, a newline at the end."""
     return msgspec.json.format(msgspec.json.encode(report, order="sorted"), indent=2) + b"\n"
-
-
-def decode(data: bytes, where: str) -> PackageReport:
-    """The reverse of encode; IntegrityError where it is no such report."""
-    try:
-        return msgspec.json.decode(data, type=PackageReport)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(
-            f"{where}: {error}. It is no host report of this modelbake; finish the bundle again."
-        ) from error

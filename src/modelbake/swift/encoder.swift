@@ -31,13 +31,15 @@ public actor @TYPE@ {
 
     /// The compiled model of a package (.mlpackage) that came after the app was built, compiled once for all launches.
     ///
-    /// It is kept in Application Support under the package's content digest, so a new package never runs an old
-    /// model; what older packages left is removed. Each file is checked before anything is compiled.
+    /// It is kept in this app's Application Support under the package's content digest, so a new package never runs an
+    /// old model; what older packages left is removed. Each file is checked before anything is compiled.
     public static func compiled(package: URL) async throws -> URL {
         let files = FileManager.default
         let support = try files.url(
             for: .applicationSupportDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
-        var folder = support.appendingPathComponent("CompiledModels/@PACKAGE@", isDirectory: true)
+        // Without a sandbox all apps of a Mac have one Application Support.
+        let app = Bundle.main.bundleIdentifier ?? ProcessInfo.processInfo.processName
+        var folder = support.appendingPathComponent("\(app)/CompiledModels/@PACKAGE@", isDirectory: true)
         let kept = folder.appendingPathComponent("\(packageDigest).mlmodelc", isDirectory: true)
         if files.fileExists(atPath: kept.path) { return kept }
         for file in packageFiles {
@@ -73,6 +75,7 @@ public actor @TYPE@ {
     }
 }
 
+@available(@AVAILABLE@)
 public enum @TYPE@Error: Error {
     /// The compiled model has not this input or output, so it is another package's.
     case anotherModel(String)

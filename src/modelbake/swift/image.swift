@@ -21,17 +21,19 @@
         guard let buffer = made, CVPixelBufferLockBaseAddress(buffer, []) == kCVReturnSuccess else {
             throw @TYPE@Error.wrongInput("no memory for the pixels")
         }
-        if let base = CVPixelBufferGetBaseAddress(buffer) {
-            let bytesPerRow = CVPixelBufferGetBytesPerRow(buffer)
-            for row in 0..<Self.side {
-                let target = base.advanced(by: row * bytesPerRow).assumingMemoryBound(to: UInt8.self)
-                for column in 0..<Self.side {
-                    let source = 3 * (row * Self.side + column)
-                    target[4 * column] = rgb[source + 2]
-                    target[4 * column + 1] = rgb[source + 1]
-                    target[4 * column + 2] = rgb[source]
-                    target[4 * column + 3] = 255
-                }
+        guard let base = CVPixelBufferGetBaseAddress(buffer) else {
+            CVPixelBufferUnlockBaseAddress(buffer, [])
+            throw @TYPE@Error.wrongInput("no memory for the pixels")
+        }
+        let bytesPerRow = CVPixelBufferGetBytesPerRow(buffer)
+        for row in 0..<Self.side {
+            let target = base.advanced(by: row * bytesPerRow).assumingMemoryBound(to: UInt8.self)
+            for column in 0..<Self.side {
+                let source = 3 * (row * Self.side + column)
+                target[4 * column] = rgb[source + 2]
+                target[4 * column + 1] = rgb[source + 1]
+                target[4 * column + 2] = rgb[source]
+                target[4 * column + 3] = 255
             }
         }
         CVPixelBufferUnlockBaseAddress(buffer, [])

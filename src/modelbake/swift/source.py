@@ -52,9 +52,11 @@ def swift_source(models: Path, entry: BundleEntry, artifact: Artifact) -> str:
 def _header(entry: BundleEntry, artifact: Artifact) -> str:
     vision = "import Vision\n" if artifact.role == "image_encoder" else ""
     chosen = f"{entry.name} --role {artifact.role} --precision {artifact.precision}"
+    sample = ", SAMPLE WEIGHTS (random)" if entry.weights == "sample" else ""
     return (
         f"// Written by `modelbake coreml swift {chosen}`\n"
-        f"// from the manifest of {entry.name} {_literal(entry.version)[1:-1]}. Write it anew for another version instead of changing it.\n"
+        f"// from the manifest of {entry.name} {_literal(entry.version)[1:-1]}{sample}. "
+        "Write it anew for another version instead of changing it.\n"
         f"\nimport CoreML\nimport CryptoKit\nimport Foundation\n{vision}\n"
     )
 
@@ -93,12 +95,9 @@ def _text_words(artifact: Artifact, package: CoremlPackage, wordpiece: WordPiece
         raise UsageError(
             f"{package.package} takes {', '.join(names)}; Swift is written for int32 {' and '.join(_TEXT_INPUTS)}."
         )
-    lengths = package.lengths or tuple(size for size in artifact.inputs[0].shape[1:] if isinstance(size, int))
-    if not lengths:
-        raise UsageError(f"{package.package}: the manifest gives no length of its texts; build the bundle again.")
     members = (
         "    /// The lengths of texts that the package takes, in tokens; a text is padded to the next one.\n"
-        f"    public static let lengths = [{', '.join(str(length) for length in sorted(lengths))}]\n"
+        f"    public static let lengths = [{', '.join(map(str, artifact.sequence_lengths))}]\n"
         f"    private static let padding: Int32 = {wordpiece.padding if wordpiece else 0}\n"
     )
     mask = '            arrays["attention_mask"]?[position] = NSNumber(value: isToken ? 1 : 0)\n'
@@ -176,20 +175,13 @@ def _tokenizer_words(entry: BundleEntry, artifact: Artifact, wordpiece: WordPiec
         "AFTER": ", ".join(map(str, wordpiece.after)),
         "UNKNOWN": str(wordpiece.unknown),
         "CONTINUATION": _literal(wordpiece.continuation),
-        "MOST_TOKENS": str(_most_tokens(artifact)),
+        "MOST_TOKENS": str(min(artifact.tokenizer.max_tokens, artifact.sequence_lengths[-1])),
         "LONGEST_WORD": str(wordpiece.longest_word),
         "CLEAN": clean if wordpiece.clean_text else "            let scalar = original\n",
         "CHINESE": chinese if wordpiece.chinese else "",
         "ACCENTS": accents if wordpiece.strip_accents else "",
         "LOWERCASE": lowercase if wordpiece.lowercase else "",
     }
-
-
-def _most_tokens(artifact: Artifact) -> int:
-    assert artifact.tokenizer is not None
-    lengths = artifact.coreml.lengths if artifact.coreml else ()
-    fixed = [size for size in artifact.inputs[0].shape[1:] if isinstance(size, int)]
-    return min(artifact.tokenizer.max_tokens, max(lengths or fixed))
 
 
 def _available(package: CoremlPackage) -> str:

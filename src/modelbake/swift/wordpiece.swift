@@ -3,6 +3,7 @@
 ///
 /// Text becomes Unicode scalars and pieces become bytes, because Swift compares strings by canonical equivalence,
 /// which would take pieces of the vocabulary for one another.
+@available(@AVAILABLE@)
 public struct @TYPE@Tokenizer: Sendable {
     public static let file = @TOKENIZER@
     private static let sha256 = "@TOKENIZER_DIGEST@"

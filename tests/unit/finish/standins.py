@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from modelbake import goldens, manifest
 from modelbake.files import file_ref
+from modelbake.finish.report import PackageReport
 from modelbake.finish.units import Unit
 from modelbake.goldens import Arrays, Case
 from modelbake.manifest import (
@@ -86,6 +88,9 @@ else:
     shutil.copytree(package / "Data" / "com.apple.CoreML" / "weights", compiled / "weights")
     (compiled / "coremldata.bin").write_bytes(b"compiled " + package.name.encode())
     shutil.copyfile(package / "Data" / "com.apple.CoreML" / "model.mlmodel", compiled / "model.mil")
+    if mode == "is newer":
+        (compiled / "coremldata.bin").write_bytes(b"newly compiled " + package.name.encode())
+        (compiled / "model.mil").rename(compiled / "model.milb")
     if mode == "leaves a link":
         os.symlink("/etc/passwd", compiled / "passwd")
     print(compiled / "coremldata.bin")
@@ -101,6 +106,11 @@ def programs(folder: Path, mode: str = "works") -> None:
         path = folder / name
         path.write_text(f"#!{sys.executable}\nimport sys\nwords = sys.argv[1:]\n{body}")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def report(path: Path) -> PackageReport:
+    """The host report in that file; msgspec's error where a field is missing or is none of its fields."""
+    return msgspec.json.decode(path.read_bytes(), type=PackageReport)
 
 
 def table() -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ PACKAGES = ("Tiny", "Tiny_int8")
 
 def finished(models: Path, mac: Mac, **more: object) -> Finished:
     entry = manifest.read(models).bundle(NAME)
-    return finish(models, entry, mac, Digests(models.parent / "cache"), runs=2, **more)  # type: ignore[arg-type]
+    return finish(models, entry, mac, Digests(models.parent / "cache"), **{"runs": 2, **more})  # type: ignore[arg-type]
 
 
 def refused(models: Path, mac: Mac, kind: type[ModelbakeError], **more: object) -> str:
@@ -98,10 +99,20 @@ def test_every_length_of_every_package_is_run_on_every_unit(
     }
 
 
+@pytest.mark.parametrize("runs", [1, 3])
+def test_one_item_of_each_length_runs_again_as_often_as_is_asked_for(
+    models: Path, entry: BundleEntry, mac: Mac, predictor: StandInPredictor, runs: int
+) -> None:
+    done = finished(models, mac, units=("ALL",), runs=runs)
+    assert [unit.runs for one in done.reports for unit in one.units] == [runs] * 2
+    calls = Counter(predictor.calls)
+    # 25 texts fit the shortest length, one of which is run in each of the others too.
+    assert [calls["Tiny.mlmodelc", "ALL", (1, length)] for length in LENGTHS] == [25 + runs, 1 + runs, 1 + runs]
+
+
 def test_the_report_says_where_and_with_what_each_unit_ran(models: Path, entry: BundleEntry, mac: Mac) -> None:
     done = finished(models, mac)
-    data = (models / "coreml/reports/Tiny.json").read_bytes()
-    found = report.decode(data, "Tiny.json")
+    found = standins.report(models / "coreml/reports/Tiny.json")
     assert found == done.reports[0]
     assert (found.host.model, found.host.chip, found.host.memory) == ("Mac14,2", "Apple M2", 16 << 30)
     assert (found.host.macos, found.host.macos_build) == ("15.6", "24G84")
@@ -138,15 +149,26 @@ def test_neither_manifest_nor_report_names_the_machine_or_its_user(
     assert not [name for name in fields if "time" in name or "date" in name]
 
 
-def test_a_second_mac_replaces_what_the_first_left(models: Path, entry: BundleEntry, mac: Mac) -> None:
-    finished(models, mac)
-    (stale,) = [ref for ref in manifest.read(models).bundle(NAME).files if ref.path.endswith("Tiny.mlmodelc/model.mil")]
+def test_a_second_mac_replaces_what_the_first_left(
+    models: Path, entry: BundleEntry, mac: Mac, xcode: Callable[[str], None]
+) -> None:
+    first = {ref.path: ref for ref in finished(models, mac).entry.files}
+    xcode("is newer")
     now = finished(models, mac, units=("CPU_ONLY",)).entry
     assert now.version == "1.0.2"
-    assert [ref for ref in now.files if ref.path == stale.path] == [stale]
-    assert len({ref.path for ref in now.files}) == len(now.files)
-    (one,) = report.decode((models / "coreml/reports/Tiny.json").read_bytes(), "").units
-    assert one.unit == "CPU_ONLY"
+    second = {ref.path: ref for ref in now.files}
+    assert len(second) == len(now.files)
+    for stem in PACKAGES:
+        folder = f"coreml/{stem}.mlmodelc"
+        # What both compilers write under one name is the second's.
+        assert second[f"{folder}/coremldata.bin"] != first[f"{folder}/coremldata.bin"]
+        assert b"newly compiled" in (models / folder / "coremldata.bin").read_bytes()
+        # What only the first wrote is neither listed nor there.
+        assert f"{folder}/model.mil" in first.keys() - second.keys()
+        assert sorted(path.name for path in (models / folder).iterdir()) == ["coremldata.bin", "model.milb", "weights"]
+        assert [one.unit for one in standins.report(models / f"coreml/reports/{stem}.json").units] == ["CPU_ONLY"]
+    on_disk = tiny.contents(models)
+    assert all(on_disk[path] == ref for path, ref in second.items())
 
 
 def test_fp32_keeps_its_own_gate_on_the_cpu_and_an_angle_elsewhere(entry: BundleEntry) -> None:
@@ -304,6 +326,24 @@ def test_a_changed_file_is_noticed_before_anything_is_compiled(
     (models / path).write_bytes(b"changed")
     assert path in refused(models, mac, IntegrityError)
     assert not predictor.calls
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["taken away", "changed"])
+def test_a_file_that_changes_during_the_replays_ends_it_and_is_named(
+    models: Path, entry: BundleEntry, mac: Mac, gone: bool
+) -> None:
+    victim = models / standins.GOLDEN
+
+    def change(told: PackageReport) -> None:
+        # After the last replay, which would notice it.
+        if told.package != "coreml/Tiny_int8.mlpackage":
+            return
+        victim.unlink(missing_ok=True) if gone else victim.write_bytes(b"changed")
+
+    with pytest.raises(IntegrityError, match=standins.GOLDEN):
+        finished(models, mac, on_report=change)
+    assert manifest.read(models).bundle(NAME) == entry
+    assert not (models / "coreml/Tiny.mlmodelc").exists()
 
 
 def test_a_full_disk_leaves_the_earlier_version_whole(

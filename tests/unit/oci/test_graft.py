@@ -251,7 +251,7 @@ def test_a_modelpack_manifest_is_no_image(store: Store) -> None:
 
 def test_a_bundle_given_twice_is_a_matter_of_usage(store: Store) -> None:
     with pytest.raises(UsageError, match="a is given twice"):
-        plan(made.runtime(store), [made.bundle(store, "a"), made.bundle(store, "a", version="2")])
+        plan(made.runtime(store), [made.bundle(store, "a"), made.bundle(store, "a", version="2.0.0")])
 
 
 def test_a_bundle_s_layer_is_known_by_its_bytes_and_not_by_what_is_said_of_it(store: Store) -> None:
@@ -344,7 +344,7 @@ def test_names_to_replace_must_be_in_the_image_and_among_the_bundles(store: Stor
 
 
 def test_the_manifest_is_the_merged_one_and_reads_the_same(store: Store) -> None:
-    new = grafted(made.runtime(store), made.bundle(store, "a"), made.bundle(store, "b", version="2"))
+    new = grafted(made.runtime(store), made.bundle(store, "a"), made.bundle(store, "b", version="2.0.0"))
     found = json.loads(made.unpacked(new)[MANIFEST])
 
-    assert [(entry["name"], entry["version"]) for entry in found["bundles"]] == [("a", "1.0.0"), ("b", "2")]
+    assert [(entry["name"], entry["version"]) for entry in found["bundles"]] == [("a", "1.0.0"), ("b", "2.0.0")]

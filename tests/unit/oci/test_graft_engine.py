@@ -332,7 +332,7 @@ def test_the_command_grafts_in_the_store_and_in_the_engine_alike(
     with project.adding():
         project.tag("runtime:1", runtime[1])
     made.bundle(project, "a")
-    made.bundle(project, "a", version="2")
+    made.bundle(project, "a", version="2.0.0")
     docker.holds("runtime:1", runtime)
 
     code, first = command(capsys, "store:runtime:1", "store:a:1.0.0", "-t", "store:new:1")
@@ -341,8 +341,8 @@ def test_the_command_grafts_in_the_store_and_in_the_engine_alike(
     assert first["sent"] < first["size"]
     code, second = command(capsys, "docker:runtime:1", "store:a:1.0.0", "-t", "docker:new:1")
     assert (code, second["digest"]) == (0, first["digest"]) == (0, docker.names["new:1"])
-    code, swapped = command(capsys, "docker:new:1", "store:a:2", "-t", "docker:new:2", "--replace", "a")
-    assert (code, swapped["bundles"]) == (0, {"a": "2"})
+    code, swapped = command(capsys, "docker:new:1", "store:a:2.0.0", "-t", "docker:new:2", "--replace", "a")
+    assert (code, swapped["bundles"]) == (0, {"a": "2.0.0"})
     assert (
         command(capsys, "docker:new:2", "store:a:1.0.0", "-t", "store:back", "--replace", "a")[1]["digest"]
         == first["digest"]

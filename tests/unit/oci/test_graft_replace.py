@@ -38,7 +38,7 @@ FILES = st.dictionaries(
 def test_there_and_back_gives_the_first_digest(
     store: Store, old: dict[str, bytes], new: dict[str, bytes], bare: bool
 ) -> None:
-    one, two = made.bundle(store, "a", old, "1"), made.bundle(store, "a", new, "2")
+    one, two = made.bundle(store, "a", old, "1.0.0"), made.bundle(store, "a", new, "2.0.0")
     first = grafted(made.runtime(store), one, made.bundle(store, "b"))
     image = made.without_annotations(first) if bare else first
 
@@ -53,7 +53,7 @@ def test_a_file_that_another_bundle_lists_stays(store: Store) -> None:
     a = made.bundle(store, "a", {"onnx/a": b"a", "shared": b"same"})
     b = made.bundle(store, "b", {"onnx/b": b"b", "shared": b"same"})
     image = grafted(made.runtime(store), a, b)
-    files = made.unpacked(grafted(image, made.bundle(store, "a", {"onnx/a": b"new"}, "2"), replace=("a",)))
+    files = made.unpacked(grafted(image, made.bundle(store, "a", {"onnx/a": b"new"}, "2.0.0"), replace=("a",)))
 
     assert (files["models/shared"], files["models/onnx/a"]) == (b"same", b"new")
 
@@ -64,20 +64,20 @@ def test_a_new_version_that_would_change_another_bundle_s_file_is_refused(store:
     image = grafted(made.runtime(store), a, b)
 
     with pytest.raises(IntegrityError, match="shared of a and of b are different"):
-        plan(image, [made.bundle(store, "a", {"onnx/a": b"new", "shared": b"other"}, "2")], ["a"])
+        plan(image, [made.bundle(store, "a", {"onnx/a": b"new", "shared": b"other"}, "2.0.0")], ["a"])
 
 
 def test_several_are_replaced_at_once(store: Store) -> None:
     runtime = made.runtime(store)
     image = grafted(runtime, made.bundle(store, "a"), made.bundle(store, "b"))
-    two = [made.bundle(store, name, version="2") for name in ("a", "b")]
+    two = [made.bundle(store, name, version="2.0.0") for name in ("a", "b")]
 
     assert grafted(image, *two, replace=("a", "b")) == grafted(runtime, *two)
 
 
 def test_labels_of_the_runtime_follow(store: Store) -> None:
     image = grafted(made.runtime(store), made.bundle(store, "a"))
-    new = grafted(image, made.bundle(store, "a", version="2"), made.bundle(store, "b"), replace=("a",))
+    new = grafted(image, made.bundle(store, "a", version="2.0.0"), made.bundle(store, "b"), replace=("a",))
 
     assert made.config_of(new)["config"]["Labels"][BUNDLES] == "a,b"
     assert (made.manifest_of(new).annotations or {})[BUNDLES] == "a,b"
@@ -87,7 +87,7 @@ def test_an_image_of_compressed_layers_is_refused_with_the_way_out(store: Store)
     image = made.compressed(grafted(made.runtime(store, packed=False), made.bundle(store, "a")))
 
     with pytest.raises(RefusedError, match="compression=uncompressed"):
-        plan(image, [made.bundle(store, "a", version="2")], ["a"])
+        plan(image, [made.bundle(store, "a", version="2.0.0")], ["a"])
     with pytest.raises(RefusedError, match="compression=uncompressed"):
         plan(image, [made.bundle(store, "b")])
 
@@ -112,9 +112,9 @@ def test_one_compressed_layer_hinders_its_own_bundle_s_replacement_alone(store: 
     image = half_compressed(grafted(made.runtime(store), a, b), "onnx/a.onnx")
 
     with pytest.raises(RefusedError, match=r"no layer in modelbake's format for onnx/a\.onnx of a"):
-        plan(image, [made.bundle(store, "a", version="2")], ["a"])
-    files = made.unpacked(grafted(image, made.bundle(store, "b", version="2"), replace=("b",)))
-    assert (files["models/onnx/a.onnx"], files["models/onnx/b.onnx"]) == (b"a 1.0.0", b"b 2")
+        plan(image, [made.bundle(store, "a", version="2.0.0")], ["a"])
+    files = made.unpacked(grafted(image, made.bundle(store, "b", version="2.0.0"), replace=("b",)))
+    assert (files["models/onnx/a.onnx"], files["models/onnx/b.onnx"]) == (b"a 1.0.0", b"b 2.0.0")
 
 
 def test_a_layer_that_is_not_the_size_of_its_file_is_not_left_out(store: Store) -> None:
@@ -129,20 +129,20 @@ def test_a_layer_that_is_not_the_size_of_its_file_is_not_left_out(store: Store) 
     lying = store, made.put(store, ImageManifest(2, found.config, tuple(layers), IMAGE_MANIFEST))
 
     with pytest.raises(IntegrityError, match="is not that of"):
-        plan(lying, [made.bundle(store, "a", version="2")], ["a"])
+        plan(lying, [made.bundle(store, "a", version="2.0.0")], ["a"])
 
 
 def test_layers_that_look_like_a_bundle_s_but_are_listed_nowhere_stay(store: Store) -> None:
     own = made.file_layer("own/file", b"mine")
     image = grafted(made.runtime(store, [own], packed=False, history=[]), made.bundle(store, "a"))
-    new = grafted(image, made.bundle(store, "a", version="2"), replace=("a",))
+    new = grafted(image, made.bundle(store, "a", version="2.0.0"), replace=("a",))
 
     assert made.unpacked(new)["models/own/file"] == b"mine"
 
 
 def test_of_stacked_images_the_upper_files_and_manifest_count(store: Store) -> None:
     """As a Dockerfile makes it that copies the layers of one bundle upon another's."""
-    lower, upper = (made.bundle(store, "a", version=version) for version in ("1", "2"))
+    lower, upper = (made.bundle(store, "a", version=version) for version in ("1.0.0", "2.0.0"))
     layers = [one.bare() for source in (lower, upper) for one in made.manifest_of(source).layers]
     config = made.config_of(lower) | {"rootfs": {"type": "layers", "diff_ids": [one.digest for one in layers]}}
     data = encode(config | {"history": []})
@@ -154,8 +154,8 @@ def test_of_stacked_images_the_upper_files_and_manifest_count(store: Store) -> N
     new = grafted(stacked, made.bundle(store, "b"))
     assert len(made.manifest_of(new).layers) == 5
     files = made.unpacked(new)
-    assert files["models/onnx/a.onnx"] == b"a 2"
-    assert {e.name: e.version for e in manifest.decode(files[MANIFEST], "t").bundles} == {"a": "2", "b": "1.0.0"}
+    assert files["models/onnx/a.onnx"] == b"a 2.0.0"
+    assert {e.name: e.version for e in manifest.decode(files[MANIFEST], "t").bundles} == {"a": "2.0.0", "b": "1.0.0"}
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"schema_version": 1, "bundles": [5]}', b"\xff", b""])

@@ -137,6 +137,17 @@ def bundle(models: Path) -> BundleEntry:
     return entry
 
 
+def clip_artifact(artifact: Artifact) -> Artifact:
+    """The artifact as if it were CLIP's text encoder: ids alone, of one length."""
+    assert artifact.coreml is not None
+    return replace(
+        artifact,
+        inputs=(Tensor("input_ids", "int32", (1, 77)),),
+        tokenizer=Tokenizer("clip-merges", "clip/merges.txt", 77),
+        coreml=replace(artifact.coreml, lengths=(77,)),
+    )
+
+
 def image_artifact(artifact: Artifact, size: int = 224) -> Artifact:
     """The artifact as if it were an image encoder's."""
     return replace(
@@ -146,6 +157,11 @@ def image_artifact(artifact: Artifact, size: int = 224) -> Artifact:
         tokenizer=None,
         preprocessing=ImagePreprocessing(size, "bicubic", (0.48145466, 0.4578275, 0.40821073), (0.25, 0.5, 0.75)),
     )
+
+
+def snapshots(artifact: Artifact) -> dict[str, Artifact]:
+    """The artifacts whose whole Swift lies beside this module, by the names of their files."""
+    return {"image.swift": image_artifact(artifact), "clip_text.swift": clip_artifact(artifact)}
 
 
 def _path(ref: manifest.FileRef) -> str:

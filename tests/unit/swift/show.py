@@ -1,4 +1,4 @@
-"""Puts the Swift of made.bundle into docs/coreml-swift.md anew: PYTHONPATH=src:. python -m tests.unit.swift.show"""
+"""Writes the Swift of made.bundle anew, into the docs and beside this module: PYTHONPATH=src:. python -m tests.unit.swift.show"""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         entry = made.bundle(Path(folder))
         source = swift_source(Path(folder), entry, entry.artifacts[0])
+        for name, artifact in made.snapshots(entry.artifacts[0]).items():
+            Path(__file__).with_name(name).write_text(swift_source(Path(folder), entry, artifact), encoding="utf-8")
     text = SHOWN.read_text(encoding="utf-8")
     SHOWN.write_text(
         re.sub(r"```swift\n// Written by .*?```", lambda _: f"```swift\n{source}```", text, flags=re.DOTALL),

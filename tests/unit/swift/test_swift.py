@@ -13,7 +13,7 @@ from modelbake import manifest
 from modelbake.cli.main import run
 from modelbake.errors import IntegrityError, UsageError
 from modelbake.files import folder_digest
-from modelbake.manifest import Artifact, BundleEntry, Manifest, Tensor, Tokenizer
+from modelbake.manifest import Artifact, BundleEntry, CoremlPackage, Manifest, Tensor
 from modelbake.swift.source import swift_source
 from tests.unit import tiny
 from tests.unit.swift import made
@@ -95,16 +95,12 @@ def test_the_digest_of_a_package_changes_with_each_of_its_files_and_not_with_its
 
 def variants(artifact: Artifact) -> dict[str, dict[str, object]]:
     assert artifact.coreml is not None
-    image = made.image_artifact(artifact)
+    image, clip = made.image_artifact(artifact), made.clip_artifact(artifact)
     return {
         "text": {},
         "fp32": {"precision": "fp32"},
         "one length": {"coreml": replace(artifact.coreml, lengths=()), "inputs": _inputs(32)},
-        "clip": {
-            "tokenizer": Tokenizer("clip-merges", "clip/merges.txt", 77),
-            "inputs": _inputs(77)[:1],
-            "coreml": replace(artifact.coreml, lengths=(77,)),
-        },
+        "clip": {name: getattr(clip, name) for name in ("inputs", "tokenizer", "coreml")},
         "finished": {"coreml": replace(artifact.coreml, verified_on="apple")},
         "not of length 1": {"normalized": False},
         "image": {name: getattr(image, name) for name in ("role", "inputs", "tokenizer", "preprocessing")},
@@ -113,6 +109,10 @@ def variants(artifact: Artifact) -> dict[str, dict[str, object]]:
 
 def _inputs(length: int) -> tuple[Tensor, ...]:
     return tuple(Tensor(name, "int32", (1, length)) for name in ("input_ids", "attention_mask"))
+
+
+def _free_inputs() -> tuple[Tensor, ...]:
+    return tuple(Tensor(name, "int32", (1, "sequence")) for name in ("input_ids", "attention_mask"))
 
 
 @pytest.mark.parametrize("name", ["text", "fp32", "one length", "clip", "finished", "not of length 1", "image"])
@@ -174,6 +174,7 @@ def test_what_a_manifest_may_say_cannot_end_a_string_or_a_comment(tmp_path: Path
         ({"inputs": (Tensor("input_ids", "int64", (1, 128)),)}, UsageError),
         ({"inputs": (Tensor("ids", "int32", (1, 128)),)}, UsageError),
         ({"role": "image_encoder"}, UsageError),
+        ({"inputs": _free_inputs(), "coreml": CoremlPackage("coreml/M.mlpackage", {})}, IntegrityError),
     ],
 )
 def test_other_packages_are_refused(
@@ -201,6 +202,47 @@ def test_the_docs_show_what_is_written(tmp_path: Path, entry: BundleEntry) -> No
     assert shown, f"{SHOWN} shows no Swift"
     # After a change: PYTHONPATH=src:. python -m tests.unit.swift.show
     assert shown[1] == swift(tmp_path, entry)
+
+
+@pytest.mark.parametrize("name", ["image.swift", "clip_text.swift"])
+def test_the_other_kinds_are_written_as_they_were_last_looked_at(tmp_path: Path, entry: BundleEntry, name: str) -> None:
+    # Nothing here runs it: a change of one character is to be looked at. After a change: as above.
+    written = (Path(__file__).with_name(name)).read_text(encoding="utf-8")
+    assert written == swift_source(tmp_path, entry, made.snapshots(entry.artifacts[0])[name])
+
+
+@pytest.mark.parametrize("name", ["text", "clip", "image"])
+def test_every_declaration_needs_the_systems_that_load_the_package(
+    tmp_path: Path, entry: BundleEntry, name: str
+) -> None:
+    source = swift(tmp_path, entry, **variants(entry.artifacts[0])[name])
+    declared = re.findall(
+        r"^(.*)\n(?:public |private )?(?:actor|enum|struct|class|func|extension) ", source, re.MULTILINE
+    )
+    assert declared == ["@available(iOS 16.0, macOS 13.0, *)"] * (3 if name == "text" else 2)
+
+
+def test_each_app_keeps_its_own_compiled_models(tmp_path: Path, entry: BundleEntry) -> None:
+    source = swift(tmp_path, entry)
+    assert "let app = Bundle.main.bundleIdentifier ?? ProcessInfo.processInfo.processName" in source
+    assert re.findall(r'appendingPathComponent\("(.*?)", is', source)[0] == rf"\(app)/CompiledModels/{made.STEM}"
+
+
+def test_sample_weights_are_told_in_the_text_and_on_the_terminal(
+    tmp_path: Path, entry: BundleEntry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = f"// from the manifest of {made.NAME} 1.0.0, SAMPLE WEIGHTS (random). Write it anew"
+    words = ["coreml", "swift", made.NAME, "--models-dir", str(tmp_path)]
+    assert run(words) == 0
+    said = capsys.readouterr()
+    assert told in said.out
+    assert f"WARNING: {made.NAME}: SAMPLE WEIGHTS" in said.err
+
+    manifest.write(tmp_path, Manifest(1, (replace(entry, weights="pretrained"),)))
+    assert run(words) == 0
+    said = capsys.readouterr()
+    assert f"of {made.NAME} 1.0.0. Write it anew" in said.out
+    assert "SAMPLE" not in said.out + said.err
 
 
 def test_the_command_prints_it(tmp_path: Path, entry: BundleEntry, capsys: pytest.CaptureFixture[str]) -> None:
