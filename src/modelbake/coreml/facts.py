@@ -6,18 +6,20 @@ from collections import Counter
 from typing import Any
 
 from modelbake.coreml.package import Feature, Package
-from modelbake.coreml.program import Blob, Immediate, Operation, TensorType, read_function
+from modelbake.coreml.program import Blob, Function, Immediate, Operation, TensorType, read_function
+from modelbake.coreml.weights import WeightFile
 from modelbake.graph import Graph, Signature
 
 
 def facts_of(package: Package) -> Graph:
-    """The facts of the opened package's function; the errors are those of read_function.
+    """The facts of the opened package's function; the errors are those of read_function, and of weights that are cut short or others.
 
     `opsets` holds the program's own as `CoreML6` and the like, `ir_version` is Model.proto's specificationVersion. `parameters`
     are the numbers of constants as they are stored, indices and scales of compressed weights among them.
     """
     function = read_function(package.spec.mlProgram, package.function, package.model)
     operations = [one for one in function.operations if one.type != "const"]
+    _check_weights(package, function)
     constants = [kind for one in function.operations for kind in _constants(one)]
     by_dtype: Counter[str] = Counter()
     weight_bytes = 0
@@ -44,6 +46,19 @@ def facts_of(package: Package) -> Graph:
         external_data=tuple(file.relative_to(package.path).as_posix() for file in package.files()[2:]),
         metadata=dict(sorted(shown.userDefined.items())),
     )
+
+
+def _check_weights(package: Package, function: Function) -> None:
+    """That each constant in a file of weights is there, by what the file says of it; the numbers are not read."""
+    held = (value for one in function.operations for given in one.inputs.values() for value in given)
+    blobs = [value for value in held if isinstance(value, Blob)]
+    for name in sorted({blob.file for blob in blobs}):
+        file = WeightFile(package.weight_file(name))
+        try:
+            for blob in (blob for blob in blobs if blob.file == name):
+                file.check(blob.offset, blob.type.dtype, blob.count)
+        finally:
+            file.close()
 
 
 def _constants(operation: Operation) -> list[TensorType]:

@@ -60,7 +60,7 @@ class WeightFile:
 
     def read(self, offset: int, dtype: Dtype, count: int) -> Array:
         """The `count` numbers of the entry whose metadata is at `offset`, as `dtype.numpy` [count]."""
-        start = self._data(offset, dtype, count)
+        start = self.check(offset, dtype, count)
         packed = self._read(start, dtype.bytes_of(count), f"entry at {offset}")
         if dtype.bits < 8:
             return unpack(packed, dtype, count)
@@ -68,7 +68,7 @@ class WeightFile:
 
     def read_rows(self, offset: int, dtype: Dtype, shape: tuple[int, int], rows: list[int]) -> Array:
         """Those rows alone of an entry [rows, columns] of which each row is whole bytes, as `dtype.numpy` [len(rows), columns]."""
-        start = self._data(offset, dtype, shape[0] * shape[1])
+        start = self.check(offset, dtype, shape[0] * shape[1])
         wide = dtype.bytes_of(shape[1])
         found = np.empty((len(rows), wide), np.uint8)
         for index, row in enumerate(rows):
@@ -77,8 +77,8 @@ class WeightFile:
             return unpack(found.reshape(-1), dtype, len(rows) * shape[1]).reshape(len(rows), shape[1])
         return found.view(dtype.numpy)
 
-    def _data(self, offset: int, dtype: Dtype, count: int) -> int:
-        """Where the entry's data starts, after its metadata was compared with what the program says of it."""
+    def check(self, offset: int, dtype: Dtype, count: int) -> int:
+        """Where the data of the entry at `offset` starts, after its metadata was compared with what the program says of it."""
         if offset % ALIGNMENT or not ALIGNMENT <= offset <= self.size - ALIGNMENT:
             raise self._fault(f"has no entry at {offset}, where the program looks for one")
         metadata = self._read(offset, ALIGNMENT, f"metadata at {offset}")

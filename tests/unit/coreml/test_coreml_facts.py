@@ -59,6 +59,10 @@ def cut(package: Path) -> None:
     os.truncate(package / MODEL, (package / MODEL).stat().st_size // 2)
 
 
+def cut_weights(package: Path) -> None:
+    os.truncate(package / WEIGHTS, (package / WEIGHTS).stat().st_size // 2)
+
+
 def without_weights(package: Path) -> None:
     (package / WEIGHTS).unlink()
 
@@ -85,6 +89,7 @@ def outside(package: Path) -> None:
     ("damage", "code", "words"),
     [
         (cut, 5, "cut short"),
+        (cut_weights, 5, "this file of weights has no entry at"),
         (without_weights, 5, "weight.bin is missing"),
         (without_manifest, 5, "Manifest.json"),
         (neural_network, 5, "holds neural network, where an ML Program is needed"),
