@@ -140,7 +140,6 @@ def test_hostile_words_stay_words(tmp_path: Path, browser: Browser, trap: tuple[
         description=hostile,
         licence=hostile,
         kind=hostile,
-        version=hostile,
         source=replace(entry.source, repository=hostile, commit=hostile),
         artifacts=(artifact,),
     )
